@@ -19,14 +19,14 @@ NOTES = {
     "cifar10": "CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG, so accuracies can be slightly below those on the "
     "original pixels.",
     "cifar10-tiny": "Three epochs of the paper's recipe, fitted: this favours networks that learn fast and says "
-    "nothing about long trainings. CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG. Other work ran on the same cores "
-    "during part of the trainings, so their images/s are low and uneven. The times of single images and of batches "
-    "were measured with nothing else running, on a processor shared with other machines.",
-    "scenes-detection": "Average precision of boxes on `scenes`, pictures composed of scikit-learn’s digits. Other "
+    "nothing about long runs. CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG. Other work ran on the same cores "
+    "during part of the training runs, so their images/s are low and uneven. The times of single images and of batches "
+    "were measured with nothing else running, on a CPU shared with other machines.",
+    "scenes-detection": "Average precision of boxes on `scenes`, images composed of scikit-learn’s digits. Other "
     "work ran on the same cores now and then, so images/s are low and uneven.",
     "scenes-segmentation": "Mean IoU on `scenes`. Other work ran on the same cores for most of the time, and the study "
     "was interrupted twice and resumed, so images/s are low and uneven.",
-    "line-up": "The first of two runs in succession (commit 55beb20). The processor is shared with other machines: "
+    "line-up": "The first of two runs in succession (commit 55beb20). The CPU is shared with other machines: "
     "a 2048³ matrix product in fp32 ran at 129 to 185 GFLOP/s before, between and after (3 tries each). The weights "
     "of the ratio were chosen on four earlier pairs of runs, over which it differed by 2.0 % from run to run where "
     "the median differed by 2.5 % (root mean square of 192 ratios). Of the last of these pairs (commit df53cb8), 46 "
@@ -39,18 +39,18 @@ NOTES = {
     "h200-line-up": "On an NVIDIA H200 with 16 cores of an Intel Xeon at 2.1 GHz, up to 1024² (commit 882fb77, each "
     "of our kernels called through Triton). Stopped when its time was up, after two or three rounds of three and "
     "without `--why`. At 224², and in training up to 384², the networks waited for their calls, so a round's speed "
-    "there depends on the processor; only from 384² on do batches of 64 show the GPU (rounds within 2 % of each "
+    "there depends on the CPU; only from 384² on do batches of 64 show the GPU (rounds within 2 % of each "
     "other). From there to 1024², images/s fall as pixels^0.97 (ConvNeXt-T), 0.96 (Swin-T), 0.95 (isotropic "
-    "ConvNeXt-S), 0.92 (ResNet-50) and 1.67 (DeiT-S), from the two end points. What did not fit beside the others ran "
-    "by itself.",
-    "h200-table-12": "ConvNeXt beside Swin, as in the paper's Table 12, on an NVIDIA H200 with 16 cores of an Intel "
+    "ConvNeXt-S), 0.92 (ResNet-50) and 1.67 (DeiT-S), from the two end points. What did not fit with the others "
+    "ran by itself.",
+    "h200-table-12": "ConvNeXt next to Swin, as in the paper's Table 12, on an NVIDIA H200 with 16 cores of an Intel "
     "Xeon at 2.1 GHz (commit 882fb77). Swin is timm's, in channels-last memory like ConvNeXt. Our ConvNeXt runs with "
     "its own kernels between the matrix products; with cuDNN's, ConvNeXt-T gave 6,520 images/s in batches of 64, 1.41 "
     "times Swin-T's (before that commit, batches of 32, one round). Stopped when its time was up: inference is "
     "complete, and training was measured for two networks in one round.",
     "h200-table-12-384": "The same at 384², with Swin's windows of 12. Stopped during training, which therefore has "
     "fewer rounds.",
-    "line-up-xeon": "On another, less busy processor, with five calls a turn as it was then. Peak memory: not "
+    "line-up-xeon": "On another, less busy CPU, with five calls per turn, the setting at that time. Peak memory: not "
     "measured. From the second size on, each process read the peak of the process that had started it (and the "
     "networks ran one after the other without need); those figures were removed, and the reading has been fixed.",
 }
@@ -64,7 +64,7 @@ def page() -> str:
         "",
         "<!-- Made by tools/results_pages.py; do not edit. -->",
         "",
-        "Each table was written by the command beneath it. The raw list of trainings is in `results.json`",
+        "Each table was written by the command beneath it. The raw list of runs is in `results.json`",
         "([schema](../results-schema.md)). Studies on a CUDA GPU: not measured; costs there: [compare.md](compare.md).",
         "",
     ]

@@ -371,7 +371,7 @@ def test_minutes_that_do_not_hold_are_said_once(epochs: int, capsys: Captured, m
         shown.show(Progress(step, 1000, 10.0, entry))
         clock[0] += 9.0
     said = capsys.readouterr()
-    assert "this training will take about 16 min 00 s, not 10 minutes, as the machine is slower than" in said.err
+    assert "this run will take about 16 min 00 s, not 10 minutes, as the machine is slower than" in said.err
     assert said.err.count("\n") == 1
     assert ("epoch 1 of 10: loss 1" in said.out) == (epochs == 10)
     assert "step " in said.out, "a line a minute within an epoch"
@@ -430,7 +430,7 @@ def test_a_training_for_which_the_minutes_do_not_hold_begins_again_once_with_few
     assert len(json.loads((bundle.parent / "result.json").read_text())["curve"]) == 2
     assert not list(tmp_path.glob("*/checkpoint.pt*"))
     assert main(command) == 0
-    assert "this training is already finished" in capsys.readouterr().out
+    assert "this run is already finished" in capsys.readouterr().out
 
 
 def test_control_characters_in_a_name_do_not_reach_the_terminal(
@@ -452,7 +452,7 @@ def test_a_busy_processor_is_said(
     monkeypatch.setattr(time, "thread_time", lambda: share * time.perf_counter())
     command = ["train", *on(shapes), *TINY, "--epochs", "1", "--dry-run", "--out", str(tmp_path)]
     assert main(command) == 0
-    assert ("the processor was busy with other work for 50% of that time" in capsys.readouterr().out) == (share == 0.5)
+    assert ("other programs used the CPU for 50% of that time" in capsys.readouterr().out) == (share == 0.5)
 
 
 def test_a_probe_does_not_time_the_building_of_kernels(digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,10 +244,7 @@ def test_a_training_that_was_fitted_otherwise_is_named_and_goes_on_by_its_settin
     write_json_atomic(folder / "recipe.json", resolved(replace(now, trial=before)))
     said = prepare_in(tmp_path, request, images, ONE_THREAD)
     assert said.trial == now.trial
-    assert (
-        f"{folder} is this training as an earlier version of nextify fitted it (--set calibration=off)"
-        in said.notes[-1]
-    )
+    assert f"{folder} is this run as an earlier version of nextify fitted it (--set calibration=off)" in said.notes[-1]
     assert prepare(replace(request, settings={"calibration": "off"}), images).trial == before
     other = prepare_in(tmp_path, replace(request, seed=1), images, ONE_THREAD)
     assert not any("earlier version" in note for note in other.notes)
@@ -283,7 +280,7 @@ def test_evaluate_refuses_other_classes(capsys: Captured, trained: Path, shapes:
 
 def test_a_bundle_that_is_not_there_names_the_latest_beside_it(capsys: Captured, out: Path, trained: Path) -> None:
     assert main(["evaluate", str(out / "bundle"), "--data", "digits"]) == 1
-    assert f"the last finished training there is {out / 'latest'}" in capsys.readouterr().err
+    assert f"the last finished run there is {out / 'latest'}" in capsys.readouterr().err
 
 
 def test_predictions_on_files_are_the_evaluations(trained: Path, digits: Images, tmp_path: Path) -> None:
@@ -523,7 +520,7 @@ def test_parts_that_were_asked_for_are_not_called_a_lack_of_memory(capsys: Captu
     arguments = ["train", *DIGITS, *TINY, "--epochs", "1", "--accumulation", "2", "--dry-run", "--out", str(tmp_path)]
     assert main(arguments) == 0
     text = capsys.readouterr().out
-    assert "in 2 parts, as --accumulation asks" in text
+    assert "split into 2 micro-batches, as --accumulation asks" in text
     assert "memory)" in text
     assert "fit in memory" not in text
 
@@ -659,7 +656,7 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(monkeypatch: pytest.Monk
     tried.clear()
     smallest = 2
     batch_norm = prepare(replace(prepared.request, settings={"norm": "batch"}), digits)
-    with pytest.raises(OutOfMemory, match=r"--accumulation 2 .*a different training"):
+    with pytest.raises(OutOfMemory, match=r"--accumulation 2 .*a different run"):
         measure(batch_norm, ONE_THREAD)
     assert tried == [1]
     in_parts = prepare(replace(batch_norm.request, accumulation=2), digits)

@@ -428,7 +428,7 @@ def test_the_command_trains_evaluates_recommends_and_goes_on(
     assert main([*arguments, "--json"]) == 0
     captured = capsys.readouterr()
     again = json.loads(captured.out)
-    assert "4 of 4 trainings are finished already" in captured.err
+    assert "4 of 4 runs are finished already" in captured.err
     assert {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")} == before
     assert again["accuracy"]["rows"] == found["accuracy"]["rows"]
 

@@ -211,7 +211,7 @@ def test_a_label_does_not_lose_its_last_image() -> None:
     train, _, _ = split_train(labels, Splitting(0.5), np.arange(6))
     assert 3 in train
     assert labels[train].any(0).all()
-    with pytest.raises(DataError, match="no image can be set apart to test on without taking all images of some class"):
+    with pytest.raises(DataError, match="no image can be held out for testing without taking all images of some class"):
         split_train(np.eye(3, dtype=np.int64), Splitting(), np.arange(3))
 
 

@@ -318,7 +318,7 @@ def test_a_step_s_seeds_are_placed_on_one_axis_and_paired():
 
 def test_unfinished_studies_say_so():
     words = study_page.page(typed(STUDIES["unfinished"]))
-    assert "16 of 51 trainings are finished" in words
+    assert "16 of 51 runs are finished" in words
     assert "12 of 17 steps have fewer than 3 trained seeds" in words
     assert "Top-1 went from" not in words
 
@@ -391,7 +391,7 @@ def test_legend_says_what_can_be_concluded():
     assert "n = 3 seeds" in said
     assert "No change here can be told from chance" in said
     one = " ".join(text.notes(typed(STUDIES["14 rows, 1 seed"])))
-    assert "n = 1: one training per step" in one
+    assert "n = 1: one run per step" in one
     assert "Explored" not in one
     eight = " ".join(text.notes(typed(STUDIES["8 seeds"])))
     assert "higher after Training technique" in eight

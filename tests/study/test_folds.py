@@ -143,7 +143,7 @@ def test_the_command_trains_every_fold_once(tmp_path: Path, capsys: Captured, di
     assert f"top-1 {content['top1']:.2f} % of 1,197 test images" in capsys.readouterr().out
     assert json.loads((folder / "results.json").read_text())["ensemble"] == content
     assert main(["train", "--continue", str(folder / "ensemble"), "--epochs", "1"]) == 2
-    assert "start a new training from its weights with --weights" in capsys.readouterr().err
+    assert "start a new run from its weights with --weights" in capsys.readouterr().err
 
 
 def test_folds_of_the_same_number_are_compared_image_by_image(tmp_path: Path, digits: Images, capsys: Captured) -> None:
@@ -160,7 +160,7 @@ def test_folds_of_the_same_number_are_compared_image_by_image(tmp_path: Path, di
     assert [difference.name for difference in other.data] == ["fold", "fingerprint"]
     assert other.paired is None
     assert main(["runs", "diff", str(one), str(one)]) == 2
-    assert "are the same training: name two" in capsys.readouterr().err
+    assert "are the same run: name two" in capsys.readouterr().err
 
 
 def test_the_interval_of_the_mean_stays_within_percent(tmp_path: Path, digits: Images) -> None:
@@ -181,7 +181,7 @@ def test_several_labels_are_refused_before_anything_is_trained(tmp_path: Path, s
     table = tmp_path / "list.csv"
     table.write_text("path,labels\n" + "\n".join(f"{path},a{';b' if i % 2 else ''}" for i, path in enumerate(names)))
     assert main(["train", "convnext_atto", "--data", str(table), "--folds", "2", "--out", str(tmp_path / "out")]) == 2
-    assert "--folds is for classification so far" in capsys.readouterr().err
+    assert "--folds so far supports only classification" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -204,11 +204,11 @@ def test_folds_start_from_weights_and_python_gives_the_same(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data", "digits", "--folds", "5", "--minutes", "3"], "--minutes is for one training"),
-        (["--data", "digits", "--folds", "5", "--track", "tensorboard"], "--track is for one training"),
+        (["--data", "digits", "--folds", "5", "--minutes", "3"], "--minutes is for a single run"),
+        (["--data", "digits", "--folds", "5", "--track", "tensorboard"], "--track is for a single run"),
         (["--data", "digits", "--folds", "1"], "--folds"),
-        (["--data", "scenes", "--folds", "5"], "--folds is for classification so far"),
-        (["--data", "digits", "--folds", "5", "--find-rate"], "--find-rate is for one training"),
+        (["--data", "scenes", "--folds", "5"], "--folds so far supports only classification"),
+        (["--data", "digits", "--folds", "5", "--find-rate"], "--find-rate is for a single run"),
         (["--data", "digits", "--ensemble"], "--ensemble combines the networks of several folds"),
     ],
 )

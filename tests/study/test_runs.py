@@ -160,7 +160,7 @@ def test_studies_and_comparisons_are_one_run_each(tmp_path: Path) -> None:
     assert (found["comparison"].kind, found["comparison"].data) == ("comparison", "cifar10")
     best = max(json.loads((comparison / "results.json").read_text())["accuracy"]["rows"], key=lambda r: r["top1_mean"])
     assert (found["comparison"].value, found["comparison"].low) == (best["top1_mean"], best["top1_low"])
-    assert found["begun"].status == "stopped, 1 training finished"
+    assert found["begun"].status == "stopped, 1 training run finished"
     assert [run.kind for run in runs(tmp_path / "study" / "trials")] == ["training"]
 
 
@@ -174,11 +174,11 @@ def test_a_search_and_an_attribution_are_no_stopped_studies_and_a_dry_run_is_not
         (tmp_path / name / "values.json").write_text('{"a": [50.0, 1.5], "b": [60.0, 2.5]}')
     found = {run.folder.name: run for run in runs(tmp_path)}
     assert found.keys() == {"search", "attribution", "begun"}
-    assert found["search"].status == "finished, search, 2 trainings"
+    assert found["search"].status == "finished, search, 2 training runs"
     assert (found["attribution"].kind, found["attribution"].data, found["attribution"].seconds) == (
         *("attribution", "photos", 4.0),
     )
-    assert found["begun"].status == "stopped, search, 0 trainings"
+    assert found["begun"].status == "stopped, search, 0 training runs"
 
 
 def test_runs_are_filtered_and_sorted(tmp_path: Path, capsys: Captured) -> None:
@@ -199,7 +199,7 @@ def test_runs_are_filtered_and_sorted(tmp_path: Path, capsys: Captured) -> None:
         ([".", "--where", "colour=red"], "--where takes FIELD=PATTERN, the fields being folder, kind"),
         ([".", "--where", "data"], "got 'data'"),
         (["a", "b"], "takes one folder"),
-        (["diff", "a"], "takes two trainings"),
+        (["diff", "a"], "takes two training runs"),
         (["diff", ".", "."], "there is no run in ."),
         (["diff", "a", "b", "--reverse"], "leave them out with diff"),
         (["--sort", "colour"], "--sort"),
@@ -362,7 +362,7 @@ def test_an_unfinished_training_has_settings_but_no_result(tmp_path: Path) -> No
 def test_only_whole_trainings_are_compared(tmp_path: Path) -> None:
     a, b = a_run(tmp_path / "a"), a_run(tmp_path / "b")
     a_run(tmp_path / "study" / "trials" / "one")
-    with pytest.raises(RunError, match="is a study, and two trainings are compared"):
+    with pytest.raises(RunError, match="is a study, but diff compares training runs"):
         nextify.diff_runs(a, tmp_path / "study")
     (b / "recipe.json").write_text("{")
     with pytest.raises(RunError, match=r"is broken: recipe\.json is damaged"):

@@ -39,10 +39,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "diff": "show the differences between two networks, layer by layer",
     },
     "Train and use a network": {
-        "pretrain": "pre-train a network on images without labels, by restoring what is masked",
-        "starts": "rank weights to start from on your images, by a probe of minutes",
-        "train": "train a network on your images, from fresh weights or given ones",
-        "runs": "list what was trained, and show what differed between two trainings and by how much",
+        "pretrain": "pre-train a network on images without labels, by reconstructing masked pixels",
+        "starts": "rank weights to start from on your images, by a probe that takes minutes",
+        "train": "train a network on your images, from scratch or from given weights",
+        "runs": "list training runs, and show what differed between two of them and by how much",
         "evaluate": "measure a bundle on your images: accuracy or precision, per class, confusion, calibration",
         "inspect": "find likely label errors, near duplicates and outliers among your images",
         "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
@@ -51,13 +51,13 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Run it elsewhere": {
         "serve": "serve a bundle or an export over HTTP, with a page",
-        "export": "write a bundle for another runtime (ONNX, OpenVINO, torch.export, …), proven to give its results",
+        "export": "write a bundle for another runtime (ONNX, OpenVINO, torch.export, …), verified to give its results",
         "quantize": "write a bundle in int8 if it is faster and keeps its accuracy, otherwise the best that does",
         "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
     },
     "Measure and check this machine": {
         "compare": "measure networks of different families side by side: cost, speed, memory, and how they grow",
-        "doctor": "report versions, devices, kernels, extras and speed here, for a report of a problem",
+        "doctor": "report versions, devices, kernels, extras and speed of this installation, also for bug reports",
     },
 }
 """``{title: {name: one line of help}}``; a command's code is the module ``nextify.cli.NAME``."""
@@ -70,7 +70,7 @@ EXAMPLES = """\
   nextify predict runs/…/bundle one.jpg"""
 
 SEE = {
-    "WeightsError": "docs/weights.md#which-files-load-how",
+    "WeightsError": "docs/weights.md#supported-files",
     "UnsafeFile": "docs/weights.md#safety",
     "ExportError": "docs/export.md",
     "MissingExtra": "docs/install.md#extras",
@@ -82,7 +82,7 @@ SEE = {
     "BudgetError": "docs/compare.md#a-budget---budget",
     "DesignError": "docs/models.md",
     "StepError": "docs/models.md",
-    "DeviceError": "docs/install.md#what-is-used-here",
+    "DeviceError": "docs/install.md#checking-the-installation",
 }
 """Where in the documentation more is said about errors of a class or its subclasses, by its name. Errors in images name
 their page themselves where they do not say all that there is to do."""

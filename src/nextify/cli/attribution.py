@@ -26,7 +26,7 @@ from nextify.system.text import plural, printable
 from nextify.training.trial import Data
 
 TOGETHER = 4
-"""Pairs that are queued at a time: with more, fewer trainings wait at their end for the last one."""
+"""Pairs that are queued at a time: with more, fewer workers idle at the end."""
 
 
 def run_attribution(options: Options) -> int:
@@ -87,7 +87,7 @@ def _announce(console: Console, options: Options, found: Attributing, finished: 
     plan, name = attributed.plan, escape(printable(images.name))
     console.print(f"[bold]{plan.roadmap.title}[/] on {name}, scale {plan.scale.name}: in any order")
     console.print(
-        f"{len(attributed.names)} decisions, {attributed.trainings_of_a_pair} trainings per pair of orders, on "
+        f"{len(attributed.names)} decisions, {attributed.trainings_of_a_pair} runs per pair of orders, on "
         f"{len(images.train):,} images of {plan.data.image_size}×{plan.data.image_size} ({len(images.classes)} "
         f"classes), tested on {len(images.test):,}"
     )

@@ -22,7 +22,7 @@ class Measuring:
     """What is measured, and how often."""
 
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """bf16 uses autocast, in trainings too; tf32 exists on CUDA GPUs."""
+    """bf16 uses autocast, also for --data; tf32 exists on CUDA GPUs."""
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     """Memory format of images and convolution weights."""
     batch_sizes: Sizes = None
@@ -46,19 +46,19 @@ class Training:
     scale: Annotated[common.Scale | None, common.UNSET] = None
     """Scale of the networks named without one, for small images."""
     seeds: Annotated[int, Range(least=1, most=1000)] = 3
-    """Trainings of each network. At least 6 are needed to call a difference significant."""
+    """Training runs of each network. At least 6 are needed to call a difference significant."""
     epochs: common.Count = None
-    """Epochs of each training. Default: as many as --training-minutes allows, by a measured probe."""
+    """Epochs of each training run. Default: as many as --training-minutes allows, by a measured probe."""
     training_minutes: Minutes = 50.0
-    """Minutes that all trainings together are planned to take, if --epochs is not given."""
+    """Minutes that all training runs together are planned to take, if --epochs is not given."""
     recipe: str = "convnext"
-    """Recipe of all trainings, fitted to the images: convnext (the paper's), scratch_small, resnet, …"""
+    """Recipe of all training runs, fitted to the images: convnext (the paper's), scratch_small, resnet, …"""
     image_size: common.ImageSide = None
-    """Side of the images in trainings. Default: the images' own, 16 to 224."""
+    """Side of the images of --data. Default: the images' own, 16 to 224."""
     weights: Annotated[tuple[str, ...], common.unset(metavar="MODEL=FILE …")] = ()
     """Evaluate these weights of a network instead of training it."""
     side_by_side: Annotated[Annotated[int, Range(least=1, most=1024)] | None, common.UNSET] = None
-    """Trainings that run at the same time. Default: one per core for images up to 64 pixels."""
+    """Networks trained at the same time. Default: one per core for images up to 64 pixels."""
 
 
 @dataclass(frozen=True)

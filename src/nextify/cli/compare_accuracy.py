@@ -1,4 +1,4 @@
-"""The trainings and evaluations of ``nextify compare --data``, shown as they go."""
+"""The training runs and evaluations of ``nextify compare --data``, shown as they go."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from nextify.training.trial import Runtime
 
 
 class Stopped(Exception):
-    """The user stopped the trainings; the message says what is kept."""
+    """The user stopped the training runs; the message says what is kept."""
 
 
 def accuracies(console: Console, options: Options, settings: Settings, images: Images, out: Path) -> Accuracy:
@@ -51,7 +51,7 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
                         evaluated[entry.model] = evaluate(entry, source, images, device, settings.threads)
         except KeyboardInterrupt:
             done = 0 if trainings is None else len(trainings.plan.trials) - len(trainings.open_trials)
-            raise Stopped(f"Stopped with {done} trainings finished; the same command continues.") from None
+            raise Stopped(f"Stopped with {done} runs finished; the same command continues.") from None
     for failed in (t for t in map(trainings.trial, plan.trials) if t.error):
         console.print(f"[red]failed[/] {failed.step}, seed {failed.seed}: {escape(str(failed.error))}")
     return accuracy_results(plan, trainings, evaluated, images)
@@ -60,7 +60,7 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
 def _plan(
     console: Console, options: Options, settings: Settings, images: Images, store: Store, engine: LocalEngine
 ) -> AccuracyPlan:
-    """The trainings, with the epochs that are asked for, or that an earlier run chose, or that a probe allows."""
+    """The training runs, with the epochs that were requested, that an earlier command chose, or that a probe allows."""
     entries, weights = find_all(settings.models), read_weights_options(options.training.weights)
 
     def planned(epochs: int) -> AccuracyPlan:
@@ -109,13 +109,13 @@ def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images
         )
     say(console, (*images.warnings, *images.notes, *plan.notes, *trainings.notes))
     if finished := len(plan.trials) - len(trainings.open_trials):
-        console.print(f"{finished} of {len(plan.trials)} trainings are finished already")
+        console.print(f"{finished} of {len(plan.trials)} runs are finished already")
 
 
 def _train(console: Console, trainings: Trainings, engine: LocalEngine) -> None:
     with console.status("measuring a few steps of each network …"):
         estimate = trainings.estimate(engine)
     number = len(trainings.open_trials)
-    console.print(f"about [bold]{duration(estimate.seconds)}[/] for {number} trainings, from a measured probe")
+    console.print(f"about [bold]{duration(estimate.seconds)}[/] for {number} runs, from a measured probe")
     with StudyProgress(console, trainings, estimate) as progress:
         trainings.run(engine, progress.on_event)

@@ -22,7 +22,7 @@ class Options:
     to: Literal["official", "timm", "torchvision", "huggingface", "nextify"]
     """The library whose tensor names and shapes to write; nextify writes a bundle."""
     design: Annotated[str | None, UNSET] = None
-    """The weights' design; needed only for bare nextify weights that fit several designs."""
+    """The weights' design; needed only for nextify weights without metadata that fit several designs."""
     class_order: ClassNames = None
 
     def check(self) -> None:

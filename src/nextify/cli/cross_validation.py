@@ -1,4 +1,4 @@
-"""Running ``nextify train --folds``, and telling what the folds gave."""
+"""Running ``nextify train --folds``, and reporting the folds' results."""
 
 import sys
 
@@ -21,8 +21,8 @@ from nextify.training.trial import Runtime
 
 def run_cross_validation(options: Options, folds: int) -> int:
     unfit = (
-        f"--folds is for classification so far, not for boxes, masks or several labels of {printable(options.data)}: "
-        f"leave --folds out"
+        f"--folds so far supports only classification, not the boxes, masks or several labels of "
+        f"{printable(options.data)}: leave --folds out"
     )
     if options.task not in (None, "classification") or (options.task is None and recognize(options.data) is not None):
         raise DataError(unfit)
@@ -74,7 +74,7 @@ def train_folds(console: Console, trainings: CrossTrainings, dry_run: bool = Fal
     except KeyboardInterrupt:
         folds = len(trainings.plan.folds)
         done = folds - len(trainings.open_trials)
-        console.print(f"\nStopped with {done} of {folds} folds finished; the same command goes on.")
+        console.print(f"\nStopped with {done} of {folds} folds finished; the same command continues.")
         return 130
 
 
@@ -115,7 +115,7 @@ def _conclude(found: CrossValidation) -> int:
     print(
         f"top-1 {percent(found.top1_mean)} % on average, standard deviation {percent(found.top1_std)}; 95 % interval "
         f"of the mean {percent(found.top1_low)} to {percent(found.top1_high)} %,\n"
-        f"wider than over independent trainings, as folds share training images (Nadeau and Bengio 2003)"
+        f"wider than over independent runs, as folds share training images (Nadeau and Bengio 2003)"
     )
     if (joined := found.ensemble) is not None:
         print(

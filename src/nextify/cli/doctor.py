@@ -1,4 +1,4 @@
-"""``nextify doctor``: what is installed and used here, to be attached to the report of a problem."""
+"""``nextify doctor``: what is installed and used here, to attach to a bug report."""
 
 import os
 import platform
@@ -20,13 +20,13 @@ from nextify.system.files import cache_root
 
 EXTRAS = {
     "data": "images and manifests in Parquet files",
-    "datasets": "data sets of the Hugging Face Hub",
+    "datasets": "data sets from the Hugging Face Hub",
     "fast": "faster decoding of JPEGs, to the same pixels",
     "hub": "weights and bundles from and to the Hugging Face Hub",
     "huggingface": "preprocessing compared with Hugging Face's",
-    "tensorboard": "a training's figures in TensorBoard",
-    "wandb": "a training's figures in Weights & Biases",
-    "trackio": "a training's figures in Trackio",
+    "tensorboard": "training curves in TensorBoard",
+    "wandb": "training curves in Weights & Biases",
+    "trackio": "training curves in Trackio",
     "serve": "nextify serve",
     "explain": "integrated gradients in nextify explain",
     "onnx": "export to ONNX, and int8",

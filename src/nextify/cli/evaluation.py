@@ -63,7 +63,7 @@ def run_evaluation(options: Options) -> int:
 
 
 def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, Found]:
-    """The images, and what the bundle that ``about`` is of gives on them."""
+    """The images, and what the bundle of ``about`` gives on them."""
     console = Console(stderr=True)
     of_parts: dict[str, Any] = {"to_train": False, "tested": options.split}
     machine: dict[str, Any] = {"device": device, "threads": options.machine.threads, "kernels": options.machine.kernels}
@@ -71,7 +71,7 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
         ignored, notes = options.ignore_index, list[str]()
         if ignored is None and about.ignore_index is not None and recognize(options.data) == "segmentation":
             ignored = about.ignore_index
-            notes = [f"As in the training, index {ignored} of the masks is ignored; --ignore-index 255 counts it."]
+            notes = [f"As in training, index {ignored} of the masks is ignored; --ignore-index 255 counts it."]
         dense_images = read_any(*(console, options.data, options.reading, None, about.design.task, ignored), **of_parts)
         assert isinstance(dense_images, DenseImages)
         finder = open_finder(options.bundle, **machine, multi_scale=options.multi_scale)

@@ -1,4 +1,4 @@
-"""``nextify export BUNDLE --to FORMAT``: a bundle for another runtime, proven there."""
+"""``nextify export BUNDLE --to FORMAT``: a bundle for another runtime, verified there."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class Options:
     """Instead of --to: measure plain torch, compiled torch, torch with our kernels, ONNX Runtime and OpenVINO, in fp32,
     bf16 and int8, and write the fastest that keeps its accuracy on --data."""
     data: Annotated[str | None, UNSET] = None
-    """Images to compare on: digits, cifar10, hf:OWNER/NAME, or a path. Default: the embedded digits."""
+    """Images to compare on: digits, cifar10, hf:OWNER/NAME, or a path. Default: the built-in digits."""
     max_drop: Annotated[float, Range(least=0, most=100)] = 0.3
     """Largest loss of top-1 that int8 and --fastest accept, in points, with 95 % confidence."""
     out: Folder = None

@@ -1,4 +1,4 @@
-"""``nextify inspect BUNDLE --data PATH``: what the data hides, as a list to look at and to act on."""
+"""``nextify inspect BUNDLE --data PATH``: likely label errors, near duplicates and outliers, as a list to review."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ class Options(InferenceOptions):
     data: str
     """digits, cifar10, hf:OWNER/NAME, or a path, as for nextify train."""
     folds: Annotated[Annotated[int, Range(least=2, most=100)] | None, UNSET] = None
-    """Train this many networks like the bundle, each without a different share of the training images, and check the
-    training labels with them. Default: only test labels are checked."""
+    """Train this many networks like the bundle, each leaving out a different share of the training images, and check
+    the training labels with them. Default: only test labels are checked."""
     class_order: ClassOrder = None
     split: Annotated[Literal["val", "test"] | None, UNSET] = None
     """Which split to use as test images if the data has both val and test. Default: val, as in training."""

@@ -28,7 +28,8 @@ def run_inspection(options: Options) -> int:
     about = stated(options.bundle)
     if isinstance(about, DenseAbout):
         raise ValueError(
-            f"nextify inspect takes only classifiers, and the bundle is for {about.task} (docs/dense.md#not-there-yet)"
+            f"nextify inspect takes only classifiers, and the bundle is for {about.task} "
+            f"(docs/dense.md#not-supported-yet)"
         )
     place, console = runtime(options.machine.device, options.machine.threads), Console(stderr=True)
     images = read_images(

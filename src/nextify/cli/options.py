@@ -29,7 +29,7 @@ Scale = Literal["tiny", "small", "half", "full"]
 Minutes = Annotated[
     Annotated[float, Range(above=0, most=10**7)] | None,
     unset(
-        help="Instead of --epochs: as many as a measurement says fit into this time, counted from the command's start. "
+        help="Instead of --epochs: as many as fit into this time by a measurement, counted from the command's start. "
         "It may also choose smaller images and bf16 (docs/training.md)."
     ),
 ]
@@ -39,9 +39,7 @@ Licence = Annotated[
 ]
 Trackers = Annotated[
     UseAppendAction[tuple[Literal["tensorboard", "wandb", "trackio"], ...]],
-    unset(
-        metavar="TRACKER", help="Report each epoch to tensorboard, wandb or trackio too; can be given several times."
-    ),
+    unset(metavar="TRACKER", help="Also report each epoch to tensorboard, wandb or trackio; may be repeated."),
 ]
 Folder = Annotated[Path | None, unset(metavar="DIR")]
 Changes = Annotated[UseAppendAction[tuple[str, ...]], unset(metavar="FIELD=VALUE")]
@@ -75,7 +73,7 @@ ClassOrder = Annotated[
     unset(
         metavar="imagefolder|natural|data|FILE",
         help="For weights without class names: the order of their classes (imagefolder: torchvision and Hugging Face; "
-        "natural: timm; data: as these images are numbered), or a file of the names, one per line or JSON.",
+        "natural: timm; data: as in these images), or a file of the names, one per line or JSON.",
     ),
 ]
 ClassNames = Annotated[
@@ -87,8 +85,8 @@ Channels = Annotated[
     tuple[int, ...] | None,
     unset(
         metavar="N | BAND BAND BAND",
-        help="How many channels the images have, all of which are then taken as numbers (TIFF, NumPy files); or "
-        "which three bands become colours, counted from 1: 4 3 2 shows infrared, red and green of aerial images. "
+        help="Number of channels of the images, all of which are then read as numbers (TIFF, NumPy files); or the "
+        "three bands to use as colours, numbered from 1: 4 3 2 shows infrared, red and green of aerial images. "
         "Default: as the weights were trained; otherwise all channels of NumPy files, and the colours of other files.",
     ),
 ]
@@ -109,7 +107,7 @@ class Machine:
 
     device: Device = "auto"
     threads: Threads = None
-    """CPU threads of each network. Default: all, shared among the trainings that run side by side."""
+    """CPU threads of each network. Default: all, shared among the networks that run side by side."""
     kernels: Kernels = "auto"
 
 
@@ -122,7 +120,7 @@ class TrainingMachine(Machine):
     capture: bool = False
     """Launch each training step as one CUDA graph: for classifiers with short kernels on one GPU. Not measured yet."""
     checkpoint_seconds: Annotated[float, Range(least=0, most=10**9)] = 20.0
-    """Longest time between two checkpoints of a training, in seconds."""
+    """Longest time between two checkpoints, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +141,7 @@ class MeasurementOptions(InferenceOptions):
     """digits, cifar10, hf:OWNER/NAME, or a path, as for nextify train. The bundle must know every class."""
     class_order: ClassOrder = None
     part: Literal["test", "train", "all"] = "test"
-    """test: val/ or test/, or the images that training would have set apart; all: every image, for data never trained
+    """test: val/ or test/, or the images that training would have held out; all: every image, for data never trained
     on."""
     split: Annotated[Literal["val", "test"] | None, UNSET] = None
     """Which split to use as test images if the data has both val and test. Default: val, as in training."""
@@ -169,7 +167,7 @@ def check_weights(source: str | None) -> None:
     if source is not None and ":" not in source and not followed(source).exists():
         remedy = "a Hub id is written hf:owner/name, a timm model timm:name"
         if (latest := Path(source).with_name(LATEST)).exists():
-            remedy = f"the last finished training there is {latest}"
+            remedy = f"the last finished run there is {latest}"
         raise FileNotFoundError(f"no weights at {source}; {remedy}")
 
 

@@ -39,7 +39,7 @@ class Options(InferenceOptions):
     """For a detector or segmenter: folder for copies of the images showing what was found, and for its files (COCO
     results, YOLO texts, index masks; docs/dense.md)."""
     multi_scale: Annotated[bool, UNSET] = False
-    """For a segmenter: average its answers over six sizes of each image and their mirror images."""
+    """For a segmenter: average its probabilities over six sizes of each image and their mirror images."""
     class_order: ClassNames = None
     channels: Channels = None
     csv: Annotated[bool, UNSET] = False

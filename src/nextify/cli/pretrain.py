@@ -20,7 +20,7 @@ class Network:
     """What is trained, and from which weights."""
 
     scale: common.Scale = "full"
-    """A smaller network than the name says, for smaller images."""
+    """Pre-train a smaller version of the network, for smaller images."""
     weights: Annotated[str | None, common.UNSET] = None
     """Continue from these: a bundle, another library's file (an official FCMAE checkpoint, with its decoder if it has
     one), hf:owner/name or timm:name."""
@@ -30,14 +30,14 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Training):
-    """Pre-train a network on images without labels: 60 % of each image is masked, and restored from the rest (FCMAE).
+    """Pre-train a network on images without labels: 60 % of each is masked and reconstructed from the rest (FCMAE).
 
-    --out holds a bundle of the encoder, from which `nextify train MODEL --weights BUNDLE` fine-tunes, and pictures of
-    what is restored. After an interruption, the same command resumes.
+    --out holds a bundle of the encoder, from which `nextify train MODEL --weights BUNDLE` fine-tunes, and figures of
+    its reconstructions. After an interruption, the same command resumes.
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
-    """A name that `nextify models` lists whose blocks are depthwise, e.g. convnextv2_atto."""
+    """A name that `nextify models` lists, with depthwise convolutions, e.g. convnextv2_atto."""
     data: common.Images
     out: common.Folder = None
     """Folder for the results. Default: runs/MODEL-DATA-pretrained."""

@@ -1,4 +1,4 @@
-"""What reading images, a training or a study shows, bars on a terminal and lines elsewhere, and how one is stopped."""
+"""Progress of reading images, of a run or a study (bars on a terminal, lines elsewhere), and how one is stopped."""
 
 import math
 import signal
@@ -54,16 +54,16 @@ class _TitledBars(Bars):
 LINE_SECONDS = 60.0
 """Longest time without a line where there is no terminal; epochs have theirs, at most one a second."""
 LATE = 1.1
-"""Times the minutes asked for from which a training is said to take longer."""
+"""Times the minutes asked for from which a run is reported to take longer."""
 JUDGED = 0.4
 """Share of the minutes after which that is judged even if no epoch has ended."""
 EARLY, LATEST = 0.1, 1 / 3
-"""Shares of the minutes: how long a training runs until it is judged, once, whether another with fewer epochs begins in
-its place; and what may have passed by then, with what came before it."""
+"""Shares of the minutes: the time after which a run is judged, once, and may be replaced by one with fewer epochs; and
+the most that may have passed by then since the command began."""
 
 
 class TrainingProgress(_TitledBars):
-    """Shows how far one training is, and finds out early or says once that ``--minutes`` will not hold."""
+    """Shows the progress of one run, and finds out early or says once that ``--minutes`` will not hold."""
 
     def __init__(self, console: Console, prepared: Prepared, began: float, shorten: bool = False) -> None:
         """
@@ -73,7 +73,7 @@ class TrainingProgress(_TitledBars):
         """
         super().__init__(console, "training")
         self.shorten, self.steps_per_epoch = shorten, prepared.steps_per_epoch if shorten else 0
-        self.epochs: int | None = None  # that fit into what is left of the minutes, where this training should stop
+        self.epochs: int | None = None  # that fit into what is left of the minutes, where this run should stop
         self.trial = prepared.trial
         self.recipe, self.minutes, self.began = prepared.trial.recipe, prepared.request.minutes, began
         self.first: tuple[int, float] | None = None  # step and time of the first report
@@ -108,7 +108,7 @@ class TrainingProgress(_TitledBars):
                 self.epochs = epochs if 1 <= epochs < self.recipe.epochs else None
             elif not self.shorten:
                 print(
-                    f"nextify: warning: this training will take about {duration(expected)}, not {self.minutes:g} "
+                    f"nextify: warning: this run will take about {duration(expected)}, not {self.minutes:g} "
                     f"minutes, as the machine is slower than measured",
                     file=sys.stderr,
                 )
@@ -134,7 +134,7 @@ class StudyProgress(_TitledBars):
         self.total = len(study.plan.trials)
         self.started = time.monotonic()
         self.bars: dict[str, TaskID] = {}
-        super().__init__(console, f"[bold]{self.total} trainings")
+        super().__init__(console, f"[bold]{self.total} runs")
 
     def seconds_left(self) -> float:
         """From the probe's estimate, corrected by how far the work done so far went from it."""

@@ -49,7 +49,7 @@ class Options:
 
 
 def default_folder(bundle: str, ending: str) -> Path:
-    """Beside a bundle on disk; in the current folder for weights from elsewhere."""
+    """Next to a bundle on disk; in the current folder for weights from elsewhere."""
     path = Path(bundle).expanduser()
     if not path.exists():
         return Path(f"{path.name.replace(':', '-')}-{ending}")

@@ -43,7 +43,7 @@ class Machine(common.TrainingMachine):
 class Options:
     """Train the steps from ResNet to ConvNeXt on your images and report what each one gains.
 
-    On images annotated with boxes or masks, or the embedded scenes, each step is the backbone of a detector or
+    On images annotated with boxes or masks, or the built-in scenes, each step is the backbone of a detector or
     segmenter.
 
     Writes results.json, results.csv, roadmap.svg, roadmap.png and report.html to --out, and keeps every network in
@@ -67,8 +67,8 @@ class Options:
     """Side of the images in pixels. Default: the images' own, within the scale's range; for boxes and masks at
     most 640."""
     seeds: Annotated[Annotated[int, Range(least=1, most=1000)] | None, common.UNSET] = None
-    """Trainings of each step. A later command with a larger number trains only the missing ones. Default: 6; for boxes
-    and masks 3."""
+    """Training runs of each step. A later command with a larger number trains only the missing ones. Default: 6; for
+    boxes and masks 3."""
     until_decided: Annotated[bool, common.UNSET] = False
     """After --seeds, add seeds to undecided steps until each has a verdict or has had five looks (docs/study.md)."""
     max_hours: Annotated[Annotated[float, Range(least=0, most=10**6)] | None, common.UNSET] = None

@@ -23,14 +23,14 @@ FOLLOWED = "changed by the fit as a result"
 
 @dataclass(frozen=True)
 class Options:
-    """List the trainings, studies, cross-validations and comparisons in a folder, the newest first.
+    """List the training runs, studies, cross-validations and comparisons in a folder, the newest first.
 
-    nextify runs diff A B shows what differed between two trainings (folders, or the latest of a name such as
+    nextify runs diff A B shows what differed between two training runs (folders, or the latest of a name such as
     runs/NAME/latest) and, if both used the same test images, tests whether their results differ (docs/runs.md).
     """
 
     what: Annotated[Positional[tuple[str, ...]], unset(metavar="[FOLDER | diff A B]")] = ()
-    """Folder to search, up to three levels deep; by default runs. Or diff and two trainings."""
+    """Folder to search, up to three levels deep; by default runs. Or diff and two training runs."""
     where: Annotated[UseAppendAction[tuple[str, ...]], unset(metavar="FIELD=PATTERN")] = ()
     """Only runs that match, e.g. --where data=digits --where model='convnext_*' --where state=stopped; fields: kind,
     state, data, model, task, recipe, folder."""
@@ -43,10 +43,10 @@ class Options:
     def check(self) -> None:
         """Raises ``RunError`` for arguments that make no sense."""
         if self.what[:1] == ("diff",) and len(self.what) != 3:
-            raise RunError(f"nextify runs diff takes two trainings, A and B, got {len(self.what) - 1}")
+            raise RunError(f"nextify runs diff takes two training runs, A and B, got {len(self.what) - 1}")
         if self.what[:1] != ("diff",) and len(self.what) > 1:
             raise RunError(
-                f"nextify runs takes one folder, got {' '.join(self.what)}; two trainings: nextify runs diff A B"
+                f"nextify runs takes one folder, got {' '.join(self.what)}; two training runs: nextify runs diff A B"
             )
         if self.what[:1] == ("diff",) and (self.where or self.sort != "date" or self.reverse):
             raise RunError("--where, --sort and --reverse are for the list of runs: leave them out with diff")
@@ -67,7 +67,7 @@ def run(options: Options) -> int:
     if options.what[:1] == ("diff",):
         differences = diff_runs(*options.what[1:])
         if differences.before.folder.resolve() == differences.after.folder.resolve():
-            raise RunError(f"{' and '.join(map(printable, options.what[1:]))} are the same training: name two")
+            raise RunError(f"{' and '.join(map(printable, options.what[1:]))} are the same run: name two")
         if options.json:
             print_json(differences.to_dict())
         else:

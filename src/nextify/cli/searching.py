@@ -1,4 +1,4 @@
-"""Running ``nextify search``, and telling what is tried and what was found."""
+"""Running ``nextify search``, and reporting what is tried and what was found."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ def run_search(options: Options) -> int:
             with chosen:
                 found = made.run()
         except KeyboardInterrupt:
-            done = plural(len(made.ledger.known), "training")
+            done = plural(len(made.ledger.known), "run")
             console.print(f"\nStopped with {done} finished; the same command continues.")
             return 130
         written = search_report.write(found, out)
@@ -75,8 +75,8 @@ def _announce(console: Console, made: Search) -> None:
     say(console, (*images.warnings, *images.notes))
     rest = "" if given.alone else "; then random search as long again, the families at most as long, and"
     console.print(
-        f"about {given.minutes:g} min of search{rest or ', then'} {plural(given.seeds, 'training')} of each winner"
+        f"about {given.minutes:g} min of search{rest or ', then'} {plural(given.seeds, 'training run')} of each winner"
     )
     if made.ledger.known:
-        console.print(f"{plural(len(made.ledger.known), 'training')} finished already")
+        console.print(f"{plural(len(made.ledger.known), 'run')} finished already")
     plain(console, f"results go to {made.store.root}")

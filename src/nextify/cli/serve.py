@@ -29,7 +29,7 @@ class Options:
     port: Annotated[int, Range(least=0, most=65_535)] = 8000
     """Port to listen on; 0 takes a free one."""
     max_batch: Annotated[int, Range(least=1, most=4096)] = 16
-    """Most images that go through the network at once."""
+    """Largest number of images in a batch."""
     max_wait_ms: Annotated[float, Range(least=0, most=60_000)] = 5.0
     """Longest time in milliseconds that an image waits for others to fill its batch."""
     workers: Annotated[Annotated[int, Range(least=0, most=256)] | None, UNSET] = None
@@ -37,13 +37,13 @@ class Options:
     GPU; on a CPU the cores divided by --threads, at most 4, which answer more images per second than one process on all
     cores, but take longer for a single image."""
     queue: Annotated[int, Range(least=1, most=10**6)] = 256
-    """Most images that may be accepted but not answered yet; further requests get 503."""
+    """Largest number of images accepted but not yet answered; further requests get 503."""
     max_bytes: Annotated[int, Range(least=1, most=2**30)] = 2**25
-    """Most bytes of a request's body."""
+    """Largest size of a request's body, in bytes."""
     max_pixels: Annotated[int, Range(least=1, most=10**9)] = 50_000_000
-    """Most pixels of an image, before it is resized."""
+    """Largest number of pixels of an image, before it is resized."""
     timeout: Annotated[float, Range(least=0.1, most=86_400)] = 60.0
-    """Most seconds for a request to arrive, and again for its answer."""
+    """Seconds allowed for a request to arrive, and again for its answer."""
     token: Annotated[str, UNSET] = ""
     """Token that clients must send as Authorization: Bearer TOKEN. Default: $NEXTIFY_TOKEN, or none."""
     name: Annotated[str, UNSET] = ""

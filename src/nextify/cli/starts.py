@@ -1,4 +1,4 @@
-"""``nextify starts WEIGHTS… --data PATH``: which weights suit these images, by a probe of minutes."""
+"""``nextify starts WEIGHTS… --data PATH``: which weights suit these images, by a probe that takes minutes."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ class Options:
     """
 
     weights: Annotated[Positional[tuple[str, ...]], common.unset(metavar="WEIGHTS [WEIGHTS …]")]
-    """Bundles, other libraries' files, hf:owner/name, timm:name, or fresh:MODEL for new weights."""
+    """Bundles, other libraries' files, hf:owner/name, timm:name, or fresh:MODEL to train from scratch."""
     data: common.Images
     licence: Literal["permissive", "any"] = "any"
     """permissive: leave out weights that may not be used commercially, or whose terms apply to everything made from

@@ -1,4 +1,4 @@
-"""Running ``nextify roadmap``, and telling what is trained, how long it takes, and what was found."""
+"""Running ``nextify roadmap``, and reporting what is trained, how long it takes, and the results."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from nextify.training.request import RequestError
 from nextify.training.trial import Data
 
 SEEDS, DENSE_SEEDS = 6, 3
-"""Trainings of each step where the user names no number."""
+"""Training runs of each step unless the user gives a number."""
 
 
 def run_study(options: Options) -> int:
@@ -70,7 +70,7 @@ def run_study(options: Options) -> int:
         except KeyboardInterrupt:
             planned = len(study.plan.trials)
             done = planned - len(study.open_trials)
-            console.print(f"\nStopped with {done} of {planned} trainings finished; the same command continues.")
+            console.print(f"\nStopped with {done} of {planned} runs finished; the same command continues.")
             return 130
         return _conclude(console, study, out, started)
 
@@ -109,15 +109,15 @@ def _add_seeds(console: Console, study: Study, engine: Engine, hours: float | No
         spent = (datetime.now(UTC) - started).total_seconds()
         if study.open_trials and hours is not None and spent + estimate.seconds > 3600 * hours:
             console.print(
-                f"the next {plural(len(study.open_trials), 'training')} would take about {duration(estimate.seconds)}, "
+                f"the next {plural(len(study.open_trials), 'run')} would take about {duration(estimate.seconds)}, "
                 f"past --max-hours {hours:g}: run the same command with more hours to continue"
             )
             study.plan = before
             return
         if study.open_trials:
             more = ", ".join(f"{step} to {n}" for step, n in study.plan.seeds.items() if n > before.seeds[step])
-            trainings = plural(len(study.open_trials), "training")
-            console.print(f"more seeds: {more} ({trainings}, about {duration(estimate.seconds)})")
+            number = plural(len(study.open_trials), "run")
+            console.print(f"more seeds: {more} ({number}, about {duration(estimate.seconds)})")
             with StudyProgress(console, study, estimate) as progress:
                 study.run(engine, progress.on_event)
         _evaluate_again(console, study)
@@ -154,7 +154,7 @@ def _announce(console: Console, study: Study, out: Path) -> None:
     height, width = plan.data.canvas or (plan.data.image_size, plan.data.image_size)
     heads = f" of {plan.head} {plan.data.task} heads" if plan.head else ""
     console.print(
-        f"{plural(len(plan.rows), 'step')} × {seeds} = {plural(len(plan.trials), 'training')}{heads} on "
+        f"{plural(len(plan.rows), 'step')} × {seeds} = {plural(len(plan.trials), 'run')}{heads} on "
         f"{len(images.train):,} images of "
         f"{width}×{height} ({len(images.classes)} classes), tested on {len(images.test):,}"
     )
@@ -164,15 +164,15 @@ def _announce(console: Console, study: Study, out: Path) -> None:
     )
     say(console, (*images.warnings, *images.notes, *plan.notes, *study.notes))
     if finished := len(plan.trials) - len(study.open_trials):
-        console.print(f"{finished} of {plural(len(plan.trials), 'training is', 'trainings are')} finished already")
+        console.print(f"{finished} of {plural(len(plan.trials), 'run is', 'runs are')} finished already")
     console.print(f"results go to [bold]{escape(printable(str(out)))}[/]", soft_wrap=True)
 
 
 def _announce_time(console: Console, study: Study, estimate: StudyEstimate) -> None:
-    trainings = plural(len(study.open_trials), "training")
+    number = plural(len(study.open_trials), "run")
     slowest = min(estimate.images_per_second, key=lambda step: estimate.images_per_second[step])
     console.print(
-        f"about [bold]{duration(estimate.seconds)}[/] for {trainings}, from a measured probe "
+        f"about [bold]{duration(estimate.seconds)}[/] for {number}, from a measured probe "
         f"({slowest} is the slowest: {rate(estimate.images_per_second[slowest])} images/s per trial)"
     )
 

@@ -43,12 +43,12 @@ class Machine(common.TrainingMachine):
     precision: Annotated[Literal["fp32", "bf16"] | None, common.UNSET] = None
     """bf16 uses autocast; worth it on GPUs and on CPUs that have bf16 instructions. Default: the recipe's."""
     workers: common.Workers = None
-    """Processes that prepare images. Default: none on a CPU, all cores but one beside a GPU."""
+    """Processes that prepare images. Default: none on a CPU, all cores but one with a GPU."""
     accumulation: common.Count = None
-    """Parts into which each batch is cut to save memory. Default: as few as fit, by a measurement. With batch norm,
-    parts change the result, so they are never chosen for you."""
+    """Micro-batches into which each batch is split to save memory. Default: as few as fit, by a measurement. With batch
+    norm, they change the result, so the number is never chosen for you."""
     distributed: Literal["auto", "ddp", "fsdp"] = "auto"
-    """Under torchrun: ddp gives each process the whole network; fsdp gives it a part, for networks that do not fit
+    """Under torchrun: ddp gives each process the whole network; fsdp gives it a shard, for networks that do not fit
     on one device. auto: ddp."""
 
 
@@ -118,7 +118,7 @@ class Training:
 class Options(Training):
     """Train a network on your images: check the data, fit the recipe to it, and leave a bundle in --out.
 
-    On images annotated with boxes or masks (docs/dense.md), or the embedded scenes, train a detector or segmenter.
+    On images annotated with boxes or masks (docs/dense.md), or the built-in scenes, train a detector or segmenter.
 
     After an interruption, the same command resumes. To train with several processes or machines, start them with
     torchrun: torchrun --nproc-per-node 8 -m nextify train …
@@ -134,7 +134,7 @@ class Options(Training):
     """Leave out the training images in this list, which has a column file, as nextify inspect writes it. Test images
     stay."""
     task: Annotated[str | None, common.unset(metavar="classification|multilabel|detection|segmentation")] = None
-    """What to learn where the data allows several tasks: classification has one class per image, multilabel any number
+    """What to learn if the data allows several tasks: classification has one class per image, multilabel any number
     of labels. Default: recognized from the data (docs/data.md)."""
     ignore_index: common.IgnoreIndex = None
     out: common.Folder = None
@@ -174,7 +174,7 @@ class Options(Training):
             raise FileNotFoundError(f"no list at {self.without}; nextify inspect writes one")
 
     def _check_folds(self) -> None:
-        """Refuse what is of one training only."""
+        """Refuse options that are for a single run only."""
         options = {
             "--minutes": self.minutes,
             "--licence": self.licence,
@@ -184,12 +184,12 @@ class Options(Training):
             "--ignore-index": self.ignore_index is not None,
         }
         if given := [name for name, value in options.items() if value]:
-            raise RequestError(f"{given[0]} is for one training, and --folds trains several: leave it out")
+            raise RequestError(f"{given[0]} is for a single run, and --folds trains several networks: leave it out")
         if processes.launched() > 1:
             raise RequestError("--folds starts its own processes: run it without torchrun")
 
     def _check_continued(self, folder: str) -> None:
-        """Refuse what the training that is continued has decided, and what cannot be read."""
+        """Refuse options that the continued run has already decided, and a run that cannot be read."""
         if self.epochs is None:
             raise RequestError("--continue needs --epochs N: how many more to train")
         plain = Options()
@@ -207,11 +207,11 @@ class Options(Training):
             "without",
         )
         if given := [name for name in decided if getattr(self, name) != getattr(plain, name)]:
-            named = {"model": "MODEL", "reading": "options of reading the images", "network": "options of the network"}
+            named = {"model": "MODEL", "reading": "options for reading the images", "network": "options of the network"}
             what = " and ".join(named.get(name, f"--{name.replace('_', '-')}") for name in given)
             raise RequestError(f"--continue takes everything but the epochs and --set from {folder}: leave {what} out")
         if not followed(folder).exists():
-            raise RequestError(f"no training in {folder}: give its folder, such as runs/NAME/latest")
+            raise RequestError(f"no training run in {folder}: give its folder, such as runs/NAME/latest")
         split(settings(self.set))
         check_licence(self.licence)
         check_trackers(self.watching.track)

@@ -1,4 +1,4 @@
-"""Running ``nextify train``, and telling what is trained, how long it takes, and what it gave."""
+"""Running ``nextify train``, and reporting what is trained, how long it takes, and the result."""
 
 import shlex
 import sys
@@ -43,7 +43,7 @@ from nextify.training.train import PREDICTIONS, Source, folder_of, prepare_in, r
 from nextify.training.trial import Runtime, Trial, runtime
 
 BUSY = 0.2
-"""Share of a measurement that other programs took of the processor, from which it is said."""
+"""Share of a measurement's CPU time that other programs used, from which it is reported."""
 
 
 def run_training(options: train.Options | pretrain.Options) -> int:
@@ -132,7 +132,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
             say(console, [f"the machine is slower than measured: starts again with {fewer}, for the rest of the time"])
             prepared, may_shorten = with_fewer_epochs(prepared, out, progress.epochs, runtime), False
     except TrainingStopped as stopped:
-        console.print(f"{stopped}; the same command goes on from there", markup=False)
+        console.print(f"{stopped}; the same command resumes from there", markup=False)
         return 130
     except processes.FirstFailed:
         return 1
@@ -202,14 +202,14 @@ def _announce_time(console: Console, estimate: Estimate, prepared: Prepared, ask
         f"({rate(estimate.images_per_second)} images/s, {estimate.memory_mib:,} MiB of memory)"
     )
     if estimate.waited >= BUSY:
-        say(console, [f"the processor was busy with other work for {estimate.waited:.0%} of that time: the training is "
-                      f"faster once it ends, and slower if more comes"])  # fmt: skip
+        say(console, [f"other programs used the CPU for {estimate.waited:.0%} of that time: the training is faster "
+                      f"once they end, and slower if more start"])  # fmt: skip
     if estimate.accumulation > 1:
         why = "as --accumulation asks" if estimate.accumulation == asked else "as larger ones do not fit in memory"
-        sees = "; batch norm normalizes each part by itself" if prepared.uses_batch_norm else ""
+        sees = "; batch norm normalizes each by itself" if prepared.uses_batch_norm else ""
         if isinstance(prepared.trial.design, DenseDesign):
-            sees = "; the losses are means over each part's objects or pixels"
-        say(console, [f"each batch is computed in {estimate.accumulation} parts, {why}{sees}"])
+            sees = "; the losses are means over the objects or pixels of each"
+        say(console, [f"each batch is split into {estimate.accumulation} micro-batches, {why}{sees}"])
 
 
 def _overfit(console: Console, prepared: Prepared, runtime: Runtime) -> int:
@@ -244,7 +244,7 @@ def _find_rate(console: Console, prepared: Prepared, runtime: Runtime, out: Path
 
 def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec], model: str) -> None:
     if not done.trained:
-        console.print("this training is already finished")
+        console.print("this run is already finished")
     interval = ""
     if metrics[0].share_of_images:
         low, high = wilson(round(done.metrics[metrics[0].key] * done.test_images / 100), done.test_images)

@@ -264,7 +264,7 @@ def evaluate(
         plain = probabilities.astype(np.float64) ** temperature  # softmax(logits), but for its scale
         plain_error, plain_bins = calibration(plain.max(1) / plain.sum(1), predicted == labels)
     elif about.recipe is not None and abs(confidence_gap(bins)) >= WIDE_GAP:
-        notes.append(f"confidences are {_gap(confidence_gap(bins))}: a training with {CALIBRATE} mends that")
+        notes.append(f"confidences are {_gap(confidence_gap(bins))}: train with {CALIBRATE} to correct this")
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN_MISTAKES]
     mistakes = tuple(

@@ -118,7 +118,9 @@ def evaluate_multilabel(
         raise DataError(f"no image of {images.name} ({part}) has a label, so nothing can be measured: label some")
     seen = MultiLabelMetrics(logits, truth, about.thresholds)
     if set(about.thresholds) == {UNFITTED}:
-        notes.append("labels are given from a probability of 0.5 on; a training with --set calibration=0.1 fits them")
+        notes.append(
+            "labels are assigned from a probability of 0.5; train with --set calibration=0.1 to fit thresholds"
+        )
     worst, shown = _worst(seen, about.classes, sets)
     found = MultiLabelEvaluation(
         **measurement(about.name, data, len(truth), device, network.inference, notes),

@@ -184,7 +184,7 @@ def what_was_trained(results: StudyResults) -> str:
     facts += [f"{size} pixels"] if (size := pixels(s)) else []
     described = f" ({', '.join(facts)})" if facts else ""
     planned, finished = sum(_planned(results)), sum(step.n for step in results.rows)
-    progress = f"; {finished} of {planned} trainings are finished" if finished < planned else ""
+    progress = f"; {finished} of {planned} runs are finished" if finished < planned else ""
     networks = plural(len(results.rows), "network")
     if s.head is not None:
         networks = f"{len(results.rows)} {s.head} {s.task} heads on networks"
@@ -254,7 +254,7 @@ def notes(results: StudyResults) -> list[str]:
             f"({listing(unfinished[:4] + (['others'] if len(unfinished) > 4 else []))})."
         )
     if n == 1:
-        lines.append("n = 1: one training per step, so there is no spread, and a change may be due to the seed.")
+        lines.append("n = 1: one run per step, so there is no spread, and a change may be due to the seed.")
     elif n:
         how = "for new seeds and new test images" if crossed(results) else f"Student's t on the {n} paired differences"
         lines.append(

@@ -187,7 +187,7 @@ class FoldsPlan:
         image, or began with weights that know the images."""
         about, data, asked = before.about, before.asked["data"], before.asked["request"]
         if data.get("task", "classification") != "classification" or about.recipe is None:
-            raise RequestError(f"{before.folder} is no training of one class per image, which folds are trained like")
+            raise RequestError(f"{before.folder} is not a run with one class per image, which folds need")
         earlier = trained_before(asked.get("weights"))
         if earlier is not None and earlier.asked["data"].get("fingerprint") == data["fingerprint"]:
             raise RequestError(

@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class RunDifferences:
-    """What differed between two trainings, and their results."""
+    """What differed between two training runs, and their results."""
 
     before: Run
     after: Run
@@ -82,7 +82,7 @@ class _Training:
             raise RunError(f"{folder} is broken: {run.detail}")
         if run.kind != "training":
             kind = "cross-validation" if run.kind == "folds" else run.kind
-            raise RunError(f"{folder} is a {kind}, and two trainings are compared: name one in {folder}/trials")
+            raise RunError(f"{folder} is a {kind}, but diff compares training runs: name one in {folder}/trials")
         asked = object_in(run.folder / "recipe.json")
         trial = asked or object_in(run.folder / "bundle" / JSON_FILE)
         data = dict(asked["data"]) if "data" in asked else _of_several(run.folder)
@@ -96,10 +96,10 @@ class _Training:
 
 
 def diff_runs(before: str | Path, after: str | Path) -> RunDifferences:
-    """What differed between two trainings, by their folders (``runs/NAME/latest`` serves), and by how much the result.
+    """Return what differed between two training runs, by their folders (or ``runs/NAME/latest``), and by how much.
 
     Raises:
-        RunError: a folder without a training.
+        RunError: a folder without a training run.
     """
     a, b = _Training.of(before), _Training.of(after)
     decided = {one.name: one for one in _differences(a.trial, b.trial)}

@@ -100,7 +100,7 @@ def runs(
         raise RunError(f"runs are not sorted by {sort!r}; there are {', '.join(get_args(Sort))}")
     if not root.is_dir():
         raise RunError(
-            f"no folder {folder}: name one that trainings left, by its whole path, such as runs/ or runs/NAME/latest"
+            f"no folder {folder}: name one that holds runs, by its whole path, such as runs/ or runs/NAME/latest"
         )
     found = [
         run
@@ -128,7 +128,7 @@ def read_run(folder: str | Path) -> Run:
     run = _at(place) if place.is_dir() else None
     if run is None:
         raise RunError(
-            f"there is no run in {folder}: name a training's folder by its whole path, such as runs/NAME/latest; "
+            f"there is no run in {folder}: name a run's folder by its whole path, such as runs/NAME/latest; "
             f"nextify runs lists them"
         )
     return run
@@ -280,7 +280,7 @@ def _several(folder: Path) -> Run | None:
     if not trials and unfinished == "stopped":
         return None  # what --dry-run leaves
     done = sum((trial / "result.json").exists() for trial in trials)
-    return Run(folder, "study", unfinished, detail=f"{plural(done, 'training')} finished")
+    return Run(folder, "study", unfinished, detail=f"{plural(done, 'training run')} finished")
 
 
 def _ledger(folder: Path, kind: Literal["search", "attribution"], unfinished: State) -> Run:
@@ -293,7 +293,7 @@ def _ledger(folder: Path, kind: Literal["search", "attribution"], unfinished: St
         data=found.get("data", {}).get("name", ""),
         task="classification",
         seconds=sum(seconds for _, seconds in known.values()) or None,
-        detail=f"{kind}, {plural(len(known), 'training')}",
+        detail=f"{kind}, {plural(len(known), 'training run')}",
     )
 
 
@@ -319,7 +319,7 @@ def _study(folder: Path, results: StudyResults, unfinished: State) -> Run:
         low=low,
         high=high,
         seconds=sum(trial.seconds or 0.0 for trial in results.trials),
-        detail=f"{plural(len(trained), 'step')}, {plural(done, 'training')}"
+        detail=f"{plural(len(trained), 'step')}, {plural(done, 'training run')}"
         + ("" if finished else f" of {len(results.trials)}"),
     )
 

@@ -85,7 +85,7 @@ class Trainings:
     def notes(self) -> list[str]:
         """What the user should know about earlier trainings in the store."""
         earlier = {folder for planned in self.open_trials for folder in self.store.of_earlier_versions(planned)}
-        said = f"{len(earlier)} trainings in {self.store.trials} are from an earlier version of nextify: they are kept"
+        said = f"{len(earlier)} runs in {self.store.trials} are from an earlier version of nextify: they are kept"
         return [f"{said} as they are, and the networks are trained again"] if earlier else []
 
     def estimate(self, engine: Engine, on_probe: Callable[[str], None] = lambda step: None) -> StudyEstimate:

@@ -59,8 +59,8 @@ class Finished:
         places = folder / "result.json", folder / "results.json", folder.parent / "results.json"
         if not asked and any(map(read_object, places)):
             raise RequestError(
-                f"{folder} holds or belongs to several trainings, and only a single run of nextify train can be "
-                f"continued or trained again in folds: start a new training from its weights with --weights"
+                f"{folder} holds or belongs to several runs, and only a single run of nextify train can be "
+                f"continued or trained again in folds: start a new run from its weights with --weights"
             )
         if not asked:
             raise RequestError(
@@ -71,7 +71,7 @@ class Finished:
         if about is None or not read_object(folder / "result.json"):
             raise RequestError(
                 f"{folder} is not finished: repeat the command that began it to resume it (--continue adds epochs to "
-                f"a finished training)"
+                f"a finished run)"
             )
         return cls(folder, asked, about)
 
@@ -112,7 +112,7 @@ class Finished:
         model, values, about = self.asked["model"], self.asked["data"], self.about
         if values.get("task") == "masked":
             raise RequestError(
-                f"{self.folder} is a pre-training, which --continue does not support: go on from its weights with "
+                f"{self.folder} is a pre-training run, which --continue does not support: go on from its weights with "
                 f"nextify pretrain {model} --weights {self.folder} --data …"
             )
         before = about.recipe
@@ -120,7 +120,7 @@ class Finished:
         if values["fingerprint"] != images.fingerprint:
             raise RequestError(
                 f"{images.name} is not what {self.folder} was trained on (different images, labels or split): give "
-                f"the same --data, or start a new training from its weights: nextify train {model} --weights "
+                f"the same --data, or start a new run from its weights: nextify train {model} --weights "
                 f"{self.folder} --data …"
             )
         above, of_design = split(settings or {})
@@ -162,7 +162,7 @@ class Finished:
         notes = (
             f"{plural(epochs, 'more epoch')} from {self.folder}, after {plural(before.epochs, 'epoch')}: a new "
             f"{recipe.schedule} schedule starts at {recipe.learning_rate:.3g}, {share:.3g} of the previous peak",
-            "the optimizer starts afresh: its state was deleted with the checkpoint when the training finished",
+            "the optimizer starts afresh: its state was deleted with the checkpoint when the run finished",
             f"seed {seed}, so images come in a new order with new augmentation",
         )
         new = {"settings": settings or {}, "epochs": epochs, "minutes": None, "weights": str(bundle), "seed": seed}

@@ -144,12 +144,12 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
         if prepared.parts_matter:
             sees = "batch norm then sees" if prepared.uses_batch_norm else "the losses are then averaged over"
             raise OutOfMemory(
-                f"a batch of {batch} in {asked} part{'s' if asked > 1 else ''} does not fit in memory: --accumulation "
-                f"{more} needs less, but is a different training, as {sees} smaller parts"
+                f"a batch of {batch} in {asked} micro-batch{'es' if asked > 1 else ''} does not fit in memory: "
+                f"--accumulation {more} needs less, but is a different run, as {sees} smaller micro-batches"
             )
         if fsdp and several:
             raise OutOfMemory(
-                f"a batch in {parts} parts does not fit in memory: try --accumulation {more}, or more processes"
+                f"a batch in {parts} micro-batches does not fit in memory: try --accumulation {more}, or more processes"
             )
         parts = more
         if runtime.device.startswith("cuda"):

@@ -68,13 +68,13 @@ class Records:
         if state is None or state["fingerprint"] != fingerprint:
             if path.exists() or before(path).exists():
                 self.warn(
-                    f"{path} and the previous checkpoint are damaged or belong to another training: the "
+                    f"{path} and the previous checkpoint are damaged or belong to another run: the "
                     f"training starts from step 0"
                 )
             return None
         if state["threads"] != threads:
             self.warn(
-                f"this training began with --threads {state['threads']} and resumes with {threads}: the last bits of "
+                f"this run began with --threads {state['threads']} and resumes with {threads}: the last bits of "
                 f"its weights may differ from those of an uninterrupted run"
             )
         self.last_good = path

@@ -198,7 +198,7 @@ def check_space(folder: Path, trainer: Trainer) -> None:
     free = shutil.disk_usage(folder).free + there
     if free < needed:
         raise UnusableFolder(
-            f"{folder} has room for {free:,} bytes, but this training's bundle and checkpoints need {needed:,}: free "
+            f"{folder} has room for {free:,} bytes, but this run's bundle and checkpoints need {needed:,}: free "
             f"some space, or choose another --out"
         )
 
@@ -209,9 +209,9 @@ def _less_memory(trial: Trial, runtime: Runtime) -> str:
         return "out of memory: choose a smaller model or image size, or close other programs on this machine"
     less = f"out of memory: the same command with --accumulation {2 * asked} needs less memory"
     if isinstance(trial.design, DenseDesign):
-        return f"{less}, but starts a different training afresh, as its losses are means over smaller parts"
+        return f"{less}, but starts a different run from scratch, as its losses are means over smaller micro-batches"
     if trial.accumulation > 1 or (isinstance(trial.design, Design) and trial.design.norm == "batch"):
-        return f"{less}, but starts a different training afresh, as batch norm sees smaller parts"
+        return f"{less}, but starts a different run from scratch, as batch norm sees smaller micro-batches"
     return f"{less}, and resumes from the last checkpoint"
 
 

@@ -127,15 +127,13 @@ def prepare_in(
     prepared = preparation.fitted_to(epochs)
     if finished(folder_of(out, prepared.trial), prepared.trial) is None:
         for folder in of_earlier_versions(sorted(out.iterdir())):
-            notes.append(
-                f"{folder} was made by an earlier version of nextify: it stays as it is, and a new training starts"
-            )
+            notes.append(f"{folder} was made by an earlier version of nextify: it stays as it is, and a new run starts")
         for folder in sorted(out.iterdir()):
             differing = fitted_otherwise(folder, prepared.trial, request.to_dict())
             if differing and "epochs" not in differing:
                 settings = " ".join(f"--set {name}={value}" for name, value in differing.items())
-                notes.append(f"{folder} is this training as an earlier version of nextify fitted it ({settings}): it "
-                             f"stays as it is, and a new training starts")  # fmt: skip
+                notes.append(f"{folder} is this run as an earlier version of nextify fitted it ({settings}): it "
+                             f"stays as it is, and a new run starts")  # fmt: skip
     return replace(prepared, notes=(*prepared.notes, *notes))
 
 

@@ -203,7 +203,7 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
     if _is_dense(content):
         raise WeightsError(
             f"{path} holds a network for {printable(str(content['task']))}, but a classifier is needed: give the "
-            f"bundle of a classifier (docs/dense.md#not-there-yet)"
+            f"bundle of a classifier (docs/dense.md#not-supported-yet)"
         )
     try:
         values = _values(About, content, ("design", "num_classes", "preprocessing"))

@@ -304,7 +304,7 @@ def test_part_of_a_set_without_parts_is_tested_on(tmp_path: Path) -> None:
     source = write(tmp_path / "pets.json", coco(names))
     images = open_dense(source, split_seed=1)
     assert (images.train_images, images.test_images) == (5, 1)
-    assert "1 of 6 images (20%, seed 1) are set apart to test on." in images.notes
+    assert "1 of 6 images (20%, seed 1) are held out for testing." in images.notes
     tested = {open_dense(source, split_seed=seed).test.name(0) for seed in range(8)}
     assert len(tested) > 1
 

@@ -119,9 +119,7 @@ def test_the_ignored_index_is_that_of_the_training(tmp_path: Path, capsys: pytes
     bundle = save_bundle(tmp_path / "bundle", loaded.state, about)
     words = ["evaluate", str(bundle), "--data", str(source), "--device", "cpu", "--kernels", "off"]
     assert main(words) == 0
-    assert (
-        "As in the training, index 200 of the masks is ignored; --ignore-index 255 counts it" in capsys.readouterr().err
-    )
+    assert "As in training, index 200 of the masks is ignored; --ignore-index 255 counts it" in capsys.readouterr().err
     assert main([*words, "--ignore-index", "255"]) == 2
     assert "has 197 of 201 classes that the bundle does not know: 4, 5" in capsys.readouterr().err
 

@@ -100,7 +100,7 @@ def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, l
         raise DataError(f"{where} has only one image, so none is left to test on: add images")
     train, test, _ = split_train(np.zeros(first, np.int64), splitting, everything)
     share = f"{splitting.test_fraction:.0%}, seed {splitting.seed}"
-    return train, test, [*said, f"{len(test):,} of {plural(first, 'image')} ({share}) are set apart to test on."]
+    return train, test, [*said, f"{len(test):,} of {plural(first, 'image')} ({share}) are held out for testing."]
 
 
 def located(names: Sequence[str], near: Path, root: Path, part: str, where: str) -> list[str]:

@@ -128,8 +128,8 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         lacks_any = parts.train and parts.test is None
         said.append(f"There is no {shown('val')} or {shown('test')}: {note}" if lacks_any else note)
     elif not len(test):
-        raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to have part of "
-                        f"{shown(parts.train or 'train')} set apart")  # fmt: skip
+        raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to hold out part of "
+                        f"{shown(parts.train or 'train')}")  # fmt: skip
     tested = present(labels[test])
     if len(train) and (unknown := [classes[i] for i in np.setdiff1d(tested, trained)]):
         place = shown(tested_part or "test")
@@ -193,7 +193,7 @@ def split_train(
         raise DataError("every class has only one image, so none is left to test on: add images, or a val/ folder")
     train, test = among[~chosen], among[chosen]
     images = plural(len(among), "image")
-    note = f"{len(test):,} of {images} ({fraction:.0%} of each class, seed {seed}) are set apart to test on."
+    note = f"{len(test):,} of {images} ({fraction:.0%} of each class, seed {seed}) are held out for testing."
     return train, test, note
 
 
@@ -221,13 +221,13 @@ def _split_groups(own: Labels, splitting: Splitting, among: Indices, groups: lis
         if chosen:
             break
     if not chosen:
-        raise DataError("no group can be set apart to test on without taking all images of some class: add groups, or "
+        raise DataError("no group can be held out for testing without taking all images of some class: add groups, or "
                         "a column named split")  # fmt: skip
     mask = np.zeros(len(among), bool)
     mask[np.concatenate([by_group[g] for g in chosen])] = True
     note = (
         f"{mask.sum():,} of {len(among):,} images, {len(chosen):,} of {len(by_group):,} groups (about {fraction:.0%} "
-        f"of each class, seed {seed}), are set apart to test on; no group is on both sides."
+        f"of each class, seed {seed}), are held out for testing; no group is in both splits."
     )
     return among[~mask], among[mask], note
 
@@ -257,7 +257,7 @@ def _split_several(
                 chosen[g], taken = True, taken + counts[g]
     if not chosen.any():
         what = "image" if groups is None else "group"
-        raise DataError(f"no {what} can be set apart to test on without taking all images of some class: add images, "
+        raise DataError(f"no {what} can be held out for testing without taking all images of some class: add images, "
                         f"or a column named split")  # fmt: skip
     mask = chosen[of_group]
     note = f"{mask.sum():,} of {plural(len(among), 'image')} (about {fraction:.0%} of each class, seed {seed}) are set "
