@@ -396,7 +396,7 @@ def search(
     limits(budget)
     images = data if isinstance(data, Images) else open_images(data, split_seed=split_seed, cache=out / "cache")
     place = runtime(device, threads, kernels=kernels)
-    together, each = default_side_by_side(wanted.scale, place.device, threads)
+    together, each = default_side_by_side(scale(wanted.scale).largest_image, place.device, threads)
     with Store(out) as store, LocalEngine(replace(place, threads=each), together) as engine:
         made = Search(
             *(wanted, images, store, engine, engine.runtime, together),
