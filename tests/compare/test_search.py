@@ -10,8 +10,8 @@ import torch
 import nextify
 from nextify.cli import main
 from nextify.compare import search_report
-from nextify.compare.budget import BudgetError
-from nextify.compare.designs import AIM, drawn, family, grown, limits, near, used
+from nextify.compare.budget import BudgetError, limits
+from nextify.compare.designs import AIM, drawn, family, grown, near, used
 from nextify.compare.records import Row
 from nextify.compare.search import ETA, Search
 from nextify.compare.search_results import Settings

@@ -7,7 +7,7 @@ from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.progress import Bars, read_images
 from nextify.cli.robustness import Options
 from nextify.evaluation.answers import Partial
-from nextify.evaluation.corruptions import CORRUPTIONS
+from nextify.evaluation.corruption_names import CORRUPTIONS
 from nextify.evaluation.robustness import Robustness, measure
 from nextify.report.robustness import table, write
 from nextify.report.text import percent

@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 
 from nextify.compare import entries
-from nextify.compare.budget import QUANTITIES, BudgetError, Limit, read
+from nextify.compare.budget import QUANTITIES, Limit
 from nextify.compare.measure import MOST_CALLS
 from nextify.compare.records import Row
 from nextify.compare.settings import SHORTEST_TIMED
@@ -38,8 +38,6 @@ MEASUREMENTS = 7
 WIDEST = 8.0
 """Times the scale's widths; at the narrow end it is a third of them."""
 FEWEST_CALLS = 10
-KNOWN = ("latency", "macs", "parameters")
-"""What a search can be limited by."""
 Measure = Callable[[Design], Row]
 
 
@@ -55,20 +53,6 @@ class Candidate:
     """What it costs here."""
     used: float
     """The largest share that it takes of a limit; above 1 it is not trained."""
-
-
-def limits(budget: str) -> tuple[Limit, ...]:
-    """The limits of a budget. Raises ``BudgetError`` for one that cannot be read, or that names another quantity."""
-    found = read(budget)
-    for limit in found:
-        if limit.name not in KNOWN:
-            raise BudgetError(
-                f"a search is limited by {', '.join(KNOWN)}, and --budget names {limit.name}; examples: latency<10ms, "
-                f"macs<20M"
-            )
-        if not limit.value:
-            raise BudgetError(f"--budget {limit.said} leaves no room for any network: give more than 0")
-    return found
 
 
 def used(row: Row, within: Sequence[Limit]) -> float:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from nextify.compare.budget import BudgetError
-from nextify.compare.designs import Candidate, Measure, family, limits, measured, near
+from nextify.compare.budget import BudgetError, limits
+from nextify.compare.designs import Candidate, Measure, family, measured, near
 from nextify.compare.records import Row
 from nextify.compare.search_report import write
 from nextify.compare.search_results import WORDS, Final, Found, Settings, Tried

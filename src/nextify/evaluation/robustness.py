@@ -19,8 +19,9 @@ from nextify.data import DataError, Images
 from nextify.data.images import check_images
 from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, Right
 from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupter, decoded, prepared, spread, stored
-from nextify.evaluation.corruption_error import ALEXNET, ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
-from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
+from nextify.evaluation.corruption_error import ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
+from nextify.evaluation.corruption_names import ALEXNET, CORRUPTIONS, SEVERITIES, checked
+from nextify.evaluation.corruptions import SMALLEST_SIDE, published_size
 from nextify.evaluation.evaluate import MatchedNetwork, Measurement, Part, measurement, part_of
 from nextify.evaluation.seen import trained_on
 from nextify.system.native import Mode
@@ -112,7 +113,9 @@ def measure(
         TypeError: ``images`` is not an ``Images``.
     """
     check_images(images)
-    corruptions, severities = _checked(several(corruptions), several(severities), baseline, limit)
+    corruptions, severities = checked(several(corruptions), several(severities), baseline)
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be 1 or more, got {limit}")
     if threads is not None:
         torch.set_num_threads(threads)
     order = is_word(class_order)
@@ -204,21 +207,6 @@ def measure(
         seed=seed,
         made_frost=made_frost,
     )
-
-
-def _checked(
-    corruptions: Sequence[str], severities: Sequence[int], baseline: str | Path | None, limit: int | None
-) -> tuple[list[str], list[int]]:
-    if unknown := [name for name in corruptions if name not in CORRUPTIONS]:
-        raise ValueError(f"no corruption is called {', '.join(unknown)}; there are {', '.join(CORRUPTIONS)}")
-    if any(s not in SEVERITIES for s in severities) or not severities:
-        raise ValueError(f"severities must be some of 1 to 5, got {', '.join(map(str, severities)) or 'none'}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be 1 or more, got {limit}")
-    ordered = [s for s in SEVERITIES if s in severities]
-    if baseline == ALEXNET and ordered != list(SEVERITIES):
-        raise ValueError("AlexNet's published errors are means over all five severities: leave --severities out")
-    return [name for name in CORRUPTIONS if name in corruptions], ordered
 
 
 def _differences_to_published(network: _Network, made_frost: bool, made: bool) -> list[str]:
