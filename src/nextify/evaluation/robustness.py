@@ -17,7 +17,7 @@ import torch
 
 from nextify.data import DataError, Images
 from nextify.data.images import check_images
-from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, Right
+from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, Right, fingerprint
 from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupter, decoded, prepared, spread, stored
 from nextify.evaluation.corruption_error import ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
 from nextify.evaluation.corruption_names import ALEXNET, CORRUPTIONS, SEVERITIES, checked
@@ -64,6 +64,8 @@ class Robustness(Measurement):
     seed: int
     made_frost: bool
     """Whether frost is nextify's own texture, whose errors cannot be compared with published ones."""
+    fingerprint: str
+    """Of everything that decides the figures: bundles, images, settings and device."""
 
 
 def measure(
@@ -111,6 +113,7 @@ def measure(
         DataError: the images have classes that the bundle does not know, or there are none.
         ValueError: a corruption or severity does not exist, or two settings contradict each other.
         TypeError: ``images`` is not an ``Images``.
+        UnusableFolder: the results that ``partial`` would replace are those of another measurement.
     """
     check_images(images)
     corruptions, severities = checked(several(corruptions), several(severities), baseline)
@@ -140,10 +143,12 @@ def measure(
     files = {} if imagenet_c is None else {key: stored(imagenet_c, key, images, limit) for key in keys}
     made = [] if files else keys
     total = (len(chosen) * (len(made) + 1) + sum(map(len, files.values()))) * len(networks)
+    asked = [images.fingerprint, part, chosen, keys, seed, only_present_classes, BATCH, device]
+    asked += [None if folder is None else str(folder.resolve()) for folder in (frost_pictures, imagenet_c)]
+    asked += [*(network.identity() for network in networks), *[ALEXNET] * (baseline == ALEXNET)]
+    identity = fingerprint(asked)
     if partial is not None:
-        asked = [images.fingerprint, part, chosen, keys, seed, only_present_classes, BATCH, device]
-        folders = [None if folder is None else str(folder.resolve()) for folder in (frost_pictures, imagenet_c)]
-        partial.begin([*asked, *folders, *(network.identity() for network in networks)])
+        partial.begin(identity)
     recorder = Recorder(total, partial, progress)
     size = min(network.settings.batch_size(BATCH) for network in networks)
 
@@ -206,6 +211,7 @@ def measure(
         only_present_classes=only_present_classes,
         seed=seed,
         made_frost=made_frost,
+        fingerprint=identity,
     )
 
 
