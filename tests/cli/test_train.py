@@ -33,7 +33,7 @@ from nextify.paper.design import RESNET50
 from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift
 from nextify.system import native
 from nextify.system.files import UnusableFolder, write_json_atomic
-from nextify.tasks.classification import PLAIN, class_weights, fitted_temperature
+from nextify.tasks.classification import Inference, class_weights, fitted_temperature
 from nextify.training.loop import TrainingStopped
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import UNCALIBRATED_GROUPS, Prepared, prepare, resolved
@@ -187,7 +187,7 @@ def test_a_temperature_is_fitted_on_images_that_were_not_trained_on(
     assert not set(trained) & set(held_out)
     model = load(bundle).model
     logits = torch.cat([
-        PLAIN.logits(model, images)
+        Inference().logits(model, images)
         for images, _ in (
             finish(pixels, labels, about.recipe, 10, 0, 0, "cpu", IMAGENET_MEAN, IMAGENET_STD, train=False)
             for pixels, labels in TestBatches(digits.train.selected(held_out), about.recipe, 16, 256)

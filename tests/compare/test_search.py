@@ -10,10 +10,10 @@ import torch
 import nextify
 from nextify.cli import main
 from nextify.compare import search_report
-from nextify.compare.budget import BudgetError
-from nextify.compare.designs import AIM, drawn, family, grown, limits, near, used
+from nextify.compare.budget import BudgetError, limits
+from nextify.compare.designs import AIM, drawn, family, grown, near, used
 from nextify.compare.records import Row
-from nextify.compare.search import ETA, Search
+from nextify.compare.search import ETA, UNFIT, Search
 from nextify.compare.search_results import Settings
 from nextify.fitting.fit import fit_design
 from nextify.fitting.scale import scale
@@ -250,6 +250,12 @@ def test_a_budget_that_no_design_keeps_is_refused_without_a_training(made):
     with pytest.raises(BudgetError, match="do not stay within --budget macs<10; the nearest takes multiply-adds"):
         made(engine=engine, budget="macs<10").run()
     assert engine.trained == []
+    measured = []
+    search = made(budget="latency<10us")
+    search.measure = lambda design: measured.append(design) or cheap(design)
+    with pytest.raises(BudgetError, match="the nearest takes median latency 0"):
+        search.run()
+    assert len(measured) <= UNFIT
     made(engine=engine, budget="macs<100M", alone=True)  # nothing was trained, so the folder is free for another budget
 
 

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -269,6 +270,19 @@ def test_explanations_are_pictures_of_the_input(client: TestClient) -> None:
     answer = post(client, "/explain?class=3", PHOTOS[0])
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     assert decode(answer.content).shape == (24, 24, 3)
+
+
+@pytest.mark.slow
+def test_the_first_explanation_imports_no_compiler_which_would_take_seconds(bundle: Path) -> None:
+    code = (
+        "import sys, numpy as np; from functools import partial; "
+        "from nextify.deploy.serve.workers import InProcess, open_network; "
+        "worker = InProcess(partial(open_network, sys.argv[1])); worker.start(); "
+        "(heat,) = worker('explain', np.full((1, 24, 24, 3), 99, np.uint8), [1]); "
+        "print(heat.shape, *{'torch._dynamo', 'sympy', 'triton'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "(24, 24)"
 
 
 def test_the_page_is_one_file_that_loads_nothing_and_shows_nothing_unescaped(client: TestClient) -> None:

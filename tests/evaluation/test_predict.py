@@ -246,6 +246,26 @@ def test_more_images_than_a_batch_with_a_bad_one_among_them(bundle: Path, tmp_pa
     assert alone.guesses[0].name == found[BATCH + 1].guesses[0].name
 
 
+def test_folders_that_are_links_are_followed_as_in_training_and_each_image_is_predicted_once(
+    bundle: Path, tmp_path: Path
+) -> None:
+    for i, place in enumerate(("elsewhere/cat", "elsewhere/deep/owl", "set/dog")):
+        (tmp_path / place).mkdir(parents=True)
+        picture(i).save(tmp_path / place / f"{i}.png")
+        picture(i + 3).save(tmp_path / place / f"{i + 3}.png")
+    root = tmp_path / "set"
+    (root / "cat").symlink_to(tmp_path / "elsewhere" / "cat", target_is_directory=True)
+    (root / "owl").symlink_to(Path("../elsewhere/deep"), target_is_directory=True)
+    images = open_images(str(root))
+    trained = {f"{root}/{images.train.name(i)}" for i in range(len(images.train))}
+    trained |= {f"{root}/{images.test.name(i)}" for i in range(len(images.test))}
+    for place, target in (("set/dog/again", ".."), ("set/all", "dog"), ("elsewhere/deep/loop", "."), ("set/up", "..")):
+        (tmp_path / place).symlink_to(target, target_is_directory=True)
+    found = [p.path for p in predict(bundle, [root], top=1)]
+    assert found == sorted(trained)
+    assert len(found) == 6
+
+
 def run(capsys: Captured, code: int, *arguments: str | Path) -> tuple[str, list[str]]:
     capsys.readouterr()
     assert main(["predict", *map(str, arguments), "--device", "cpu"]) == code

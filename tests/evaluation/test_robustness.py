@@ -304,6 +304,32 @@ def test_the_command(bundle, folder, tmp_path, capsys):
     assert "leave --corruptions out" in capsys.readouterr().err
 
 
+def test_results_of_another_measurement_are_not_replaced(bundle, folder, tmp_path, capsys):
+    def run(weights: Path, *options: str) -> int:
+        fixed = ("--data", str(folder), "--device", "cpu", "--out", str(tmp_path / "out"))
+        return main(["robustness", str(weights), *fixed, *options])
+
+    asked = ("--corruptions", "fog", "--severities", "1", "2", "3", "4", "5")
+    again = saved(tmp_path / "again" / "bundle", 0)  # the same weights
+    retrained = tiny_bundle(tmp_path / "retrained" / "bundle", CLASSES, 24, 0.8, seed=5, name="tiny-0")
+    assert run(bundle, *asked) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    capsys.readouterr()
+    others = (
+        (bundle, *asked[:2], "--severities", "2"), (bundle, "--corruptions", "snow"), (bundle, "--clean-only"),
+        (bundle, *asked, "--baseline", "alexnet"), (bundle, *asked, "--seed", "1"), (retrained, *asked),
+    )  # fmt: skip
+    for other in others:
+        assert run(*other) == 1
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "holds another robustness measurement (tiny-0 on photos" in said, other
+        assert said.endswith("choose another --out"), other
+        assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert run(again, *asked) == 0
+    (tmp_path / "out" / "robustness.json").write_text("cut off")
+    assert run(bundle, "--corruptions", "snow", "--severities", "2") == 0
+
+
 def test_control_characters_in_a_name_do_not_reach_the_terminal(bundle, folder, tmp_path, capsys):
     data = tmp_path / "a\x1b[31m"
     shutil.copytree(folder, data)
@@ -352,7 +378,7 @@ def test_a_killed_measurement_goes_on_to_the_same_figures(bundle, other, images,
 
 def test_a_damaged_part_is_made_again(tmp_path):
     partial = Partial(tmp_path)
-    partial.begin({"a": 1})
+    partial.begin("a")
     partial.save("made-0", {"x": np.arange(3)})
     assert partial.load("made-0")["x"].tolist() == [0, 1, 2]
     assert partial.load("made-1") is None

@@ -13,10 +13,12 @@ from nextify.cli import main
 from nextify.data import open_images
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
+from nextify.report.attribution import Results, notes
 from nextify.study.attribution import AFTER, Attributed, Subset, legal, mirrored, prefixes
 from nextify.study.engine import Done, Failed, Started
 from nextify.study.ledger import Attributing
 from nextify.study.plan import make_plan
+from nextify.study.results import StudyData
 from nextify.study.store import Store
 from nextify.system.files import UnusableFolder
 from nextify.training.result import Result
@@ -119,6 +121,19 @@ def test_values_of_an_additive_game_are_exact_and_its_pair_is_shared_and_found()
     assert {found.interactions[0].first, found.interactions[0].second} == {"gelu", "patchify"}
     assert found.interactions[0].mean == pytest.approx(3.0, abs=1e-6)
     assert all(abs(i.mean) < 1e-6 for i in found.interactions[1:])
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 5, 6])
+def test_few_pairs_of_orders_rank_nothing(pairs):
+    made = attributed(pairs=pairs, ends=0)
+    found = made.attribution({(s, p): game(s) for s, p in made.keyed})
+    data = StudyData("digits", test_images=1197)
+    results = Results(found, "resnet50", data, "tiny", 16, "top-1", "%", 99, 1.0, "nextify attribute", "", "", {})
+    said = " ".join(notes(results))
+    assert ("too early to rank" in said) == (pairs < 6)
+    assert ("ranks away from the paper's" in said) == (pairs == 6)
+    assert ("Opposite sign to the paper's: Depthwise conv, Increase width" in said) == (pairs == 6)
+    assert ("6 pairs would do" in said) == (pairs < 6)
 
 
 def comes_before(a, b):

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,10 +19,11 @@ from nextify.data import open_images
 from nextify.evaluation.evaluate import evaluate
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import STEP_NAMES, roadmap
+from nextify.study.engine import Event, Job, Stopped, run_job
 from nextify.study.plan import PlanError, make_plan
 from nextify.study.store import Store
 from nextify.system.files import UnusableFolder
-from nextify.training.trial import Data
+from nextify.training.trial import Data, Runtime
 from tests.helpers import Command, save_noise, server
 
 
@@ -321,6 +323,17 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_finished(tmp_path):
     assert saves[0].startswith("nextify: warning: cannot save a checkpoint in ")
     assert "cannot write" in result
     assert "make room and run the same command again" in result
+
+
+def test_a_disk_without_room_for_a_training_is_named_once_with_one_remedy(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("nextify.training.run.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    events: list[Event] = []
+    (planned,) = make_plan(roadmap("resnet50"), scale("tiny"), digits, DATA, steps="gelu", seeds=1, epochs=1).trials
+    run_job(Job("a", planned.trial, digits, tmp_path), Runtime(), events.append)
+    stopped = events[-1]
+    assert isinstance(stopped, Stopped)
+    assert stopped.error.startswith(f"{tmp_path} has room for 1,000 bytes, but ")
+    assert stopped.error.endswith(": free some space, or choose another --out; finished trials are kept")
 
 
 def no_images(root: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional
 
 from nextify.cli import options as common
+from nextify.compare.budget import read
 from nextify.data.source import check_source
 from nextify.networks.dense.design import chosen_head
 from nextify.paper.settings import Range
@@ -124,6 +125,8 @@ class Options:
             raise ValueError("--weights are evaluated on images: give --data too")
         if self.measuring.counts and (self.data is not None or self.measuring.why):
             raise ValueError("--counts runs nothing: leave --data and --why out")
+        if self.budget:
+            read(self.budget)
         if self.data is not None:
             check_source(self.data)
         common.check_folder(self.folder)

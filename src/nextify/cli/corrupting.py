@@ -7,9 +7,9 @@ from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.progress import Bars, read_images
 from nextify.cli.robustness import Options
 from nextify.evaluation.answers import Partial
-from nextify.evaluation.corruptions import CORRUPTIONS
+from nextify.evaluation.corruption_names import CORRUPTIONS
 from nextify.evaluation.robustness import Robustness, measure
-from nextify.report.robustness import table, write
+from nextify.report.robustness import FILES, table, write
 from nextify.report.text import percent
 from nextify.system.text import plural, printable
 from nextify.training.trial import runtime
@@ -19,7 +19,7 @@ def run_robustness(options: Options) -> int:
     console, machine = Console(stderr=True), options.machine
     place = runtime(machine.device, machine.threads, options.workers)
     images = read_images(console, options.data, options.reading, None, options.bundle, tested=options.split)
-    partial = None if options.out is None else Partial(options.out / "unfinished")
+    partial = None if options.out is None else Partial(options.out / "unfinished", options.out / FILES[0])
     done, percentage = TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"), "{task.percentage:>3.0f} %"
     bars = done, BarColumn(bar_width=30), TextColumn(percentage), TimeRemainingColumn(), TextColumn("left")
     with Bars(console, *bars) as bar:

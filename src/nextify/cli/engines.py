@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import assert_never
 
 from nextify.cli.roadmap import Machine
+from nextify.fitting.scale import SCALES
 from nextify.study.cluster_options import slurm_options
 from nextify.study.engine import Engine, LocalEngine
 from nextify.study.ray_engine import RayEngine
 from nextify.study.slurm_engine import SlurmEngine
-from nextify.study.study import default_side_by_side
+from nextify.study.study import SMALL_SIDE, default_side_by_side
 from nextify.system.device import usable_device
 from nextify.training.trial import Runtime
 
@@ -27,7 +28,8 @@ def chosen_engine(machine: Machine, scale: str, root: Path) -> Engine:
         ClusterUnavailable: it cannot be reached, or has no room for a single trial.
         DeviceError: this machine has no such device.
     """
-    small = scale in ("tiny", "small")
+    side = SCALES[scale].largest_image
+    small = side <= SMALL_SIDE
     runtime = Runtime(
         *(machine.device, machine.threads or (1 if small else LARGE_THREADS)),
         kernels=machine.kernels,
@@ -38,7 +40,7 @@ def chosen_engine(machine: Machine, scale: str, root: Path) -> Engine:
     match machine.engine:
         case "local":
             device = usable_device(machine.device)
-            together, threads = default_side_by_side(scale, device, machine.threads)
+            together, threads = default_side_by_side(side, device, machine.threads)
             return LocalEngine(replace(runtime, device=device, threads=threads), machine.side_by_side or together)
         case "ray":
             return RayEngine(runtime, machine.side_by_side, small, machine.ray_address)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from nextify.cli.options import UNSET, Count, Folder, MeasurementOptions, Seed, Workers
+from nextify.cli.options import UNSET, Count, Folder, MeasurementOptions, Seed, Workers, check_weights
+from nextify.evaluation.corruption_names import ALEXNET, CORRUPTIONS, checked
 from nextify.paper.settings import Range
 
 
@@ -37,10 +38,14 @@ class Options(MeasurementOptions):
     """Processes that corrupt images. Default: none on a CPU, all cores but one with a GPU."""
 
     def check(self) -> None:
-        """Raises ``ValueError`` for options that exclude each other, and as for every measurement."""
+        """Raises ``ValueError`` for names that do not exist and options that exclude each other, and as for every
+        measurement."""
         if self.clean_only and self.corruptions is not None:
             raise ValueError("--clean-only corrupts nothing: leave --corruptions out")
+        checked(self.corruptions or CORRUPTIONS, self.severities, self.baseline)
         super().check()
+        if self.baseline != ALEXNET:
+            check_weights(self.baseline)
 
 
 run = "nextify.cli.corrupting:run_robustness"

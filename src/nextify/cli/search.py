@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes
 
 from nextify.cli import options as common
 from nextify.cli.roadmap import Machine
+from nextify.compare.budget import limits
 from nextify.data.source import check_source, source_name
 from nextify.paper.recipe import RECIPES
 from nextify.paper.settings import Range
@@ -56,6 +57,7 @@ class Options:
         return self.out or Path("runs") / f"search-{source_name(self.data)}-{self.scale}-{budget}"
 
     def check(self) -> None:
+        limits(self.budget)
         if self.recipe is not None and self.recipe not in RECIPES:
             raise ValueError(f"no recipe {self.recipe!r}; there are {', '.join(RECIPES)}")
         self.machine.check_engine()

@@ -10,7 +10,6 @@ from nextify.cli.printing import command_line, plain, say
 from nextify.cli.progress import StudyProgress, read_images
 from nextify.cli.search import Options
 from nextify.compare import search_report
-from nextify.compare.designs import limits
 from nextify.compare.search import Search
 from nextify.compare.search_results import Settings
 from nextify.report.text import listing
@@ -21,7 +20,6 @@ from nextify.system.text import plural, printable
 
 
 def run_search(options: Options) -> int:
-    limits(options.budget)
     console, out, machine = Console(highlight=False), options.folder, options.machine
     images = read_images(console, options.data, options.reading, out / "cache")
     settings = Settings(

@@ -1,16 +1,22 @@
 """``--budget``: limits such as ``latency<20ms, memory<500MiB``, and the most accurate network within them.
 
 Accuracies are those measured here on the user's data; where there are none, the paper's on ImageNet-1K, and the
-sentence says which.
+sentence says which. No torch, so that the command line refuses at once what is no budget.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from nextify.compare.records import Row
-from nextify.compare.results import METRIC, Results
 from nextify.report.text import count, percent
+from nextify.tasks.metric_specs import ACCURACY
+
+if TYPE_CHECKING:
+    from nextify.compare.records import Row
+    from nextify.compare.results import Results
 
 EXAMPLES = "latency<20ms, throughput>100, memory<500MiB, macs<5G, parameters<30M"
 
@@ -44,6 +50,8 @@ QUANTITIES = {
     "parameters": Quantity("parameters", "<", _COUNT, "parameters"),
 }
 """Throughput is that of the largest batch, memory the peak of inference in that batch."""
+SEARCHED = ("latency", "macs", "parameters")
+"""What a search can be limited by."""
 _LIMIT = re.compile(r"\s*([a-z]+)\s*([<>])=?\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([a-zA-Zµ/]*)\s*")
 
 
@@ -89,6 +97,21 @@ def read(expression: str) -> tuple[Limit, ...]:
     return tuple(limits)
 
 
+def limits(budget: str) -> tuple[Limit, ...]:
+    """The limits of a search's budget. Raises ``BudgetError`` for one that cannot be read, or that names another
+    quantity."""
+    found = read(budget)
+    for limit in found:
+        if limit.name not in SEARCHED:
+            raise BudgetError(
+                f"a search is limited by {', '.join(SEARCHED)}, and --budget names {limit.name}; examples: "
+                f"latency<10ms, macs<20M"
+            )
+        if not limit.value:
+            raise BudgetError(f"--budget {limit.said} leaves no room for any network: give more than 0")
+    return found
+
+
 def recommend(results: Results) -> str | None:
     """One sentence: the most accurate network within the results' limits, or why there is none; None without limits."""
     said = ", ".join(results.limits)
@@ -121,4 +144,4 @@ def _source(results: Results, model: str) -> str:
     if not results.accuracy:
         return "top-1 on ImageNet-1K as the paper prints it, not measured here"
     n = next(row.n for row in results.accuracy.rows if row.model == model)
-    return f"{METRIC.title} measured here on {results.accuracy.data.name} (n = {n})"
+    return f"{ACCURACY[0].title} measured here on {results.accuracy.data.name} (n = {n})"

@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 
 from nextify.compare import entries
-from nextify.compare.budget import QUANTITIES, BudgetError, Limit, read
+from nextify.compare.budget import QUANTITIES, Limit
 from nextify.compare.measure import MOST_CALLS
 from nextify.compare.records import Row
 from nextify.compare.settings import SHORTEST_TIMED
@@ -35,11 +35,9 @@ AIM = 0.95
 """Share of the budget from which a design is wide enough."""
 MEASUREMENTS = 7
 """Widths that are tried of a design."""
-WIDEST = 8.0
-"""Times the scale's widths; at the narrow end it is a third of them."""
+NARROWEST, WIDEST = 1 / 3, 8.0
+"""Times the scale's widths."""
 FEWEST_CALLS = 10
-KNOWN = ("latency", "macs", "parameters")
-"""What a search can be limited by."""
 Measure = Callable[[Design], Row]
 
 
@@ -55,20 +53,6 @@ class Candidate:
     """What it costs here."""
     used: float
     """The largest share that it takes of a limit; above 1 it is not trained."""
-
-
-def limits(budget: str) -> tuple[Limit, ...]:
-    """The limits of a budget. Raises ``BudgetError`` for one that cannot be read, or that names another quantity."""
-    found = read(budget)
-    for limit in found:
-        if limit.name not in KNOWN:
-            raise BudgetError(
-                f"a search is limited by {', '.join(KNOWN)}, and --budget names {limit.name}; examples: latency<10ms, "
-                f"macs<20M"
-            )
-        if not limit.value:
-            raise BudgetError(f"--budget {limit.said} leaves no room for any network: give more than 0")
-    return found
 
 
 def used(row: Row, within: Sequence[Limit]) -> float:
@@ -175,13 +159,30 @@ def grown(design: Design, measure: Measure, within: Sequence[Limit]) -> tuple[De
         factor *= ((1 + AIM) / 2 / share) ** (1 / 1.5)
         if not low < factor < high:
             factor = math.sqrt(low * high)
-        factor = min(WIDEST, max(1 / 3, factor))
+        factor = min(WIDEST, max(NARROWEST, factor))
     best = max(
         tried, key=lambda each: (tried[each][1] <= 1, tried[each][1] if tried[each][1] <= 1 else -tried[each][1])
     )
     if tried[best][1] > 1 and max(design.depths) > 1:
         return grown(design.with_(depths=tuple(math.ceil(depth / 2) for depth in design.depths)), measure, within)
     return best, *tried[best]
+
+
+def smallest(design: Design) -> Design:
+    """The narrowest and shallowest that ``grown`` makes of a design."""
+    return widened(design.with_(depths=(1,) * len(design.depths)), NARROWEST)
+
+
+def points(
+    arm: str, seed: int, scale: Scale, image_size: int, steps: int, first: int = 1
+) -> Iterator[tuple[int, str, Design]]:
+    """Designs without end, before they are widened: the number from ``first`` on, what it is in words, and the design.
+    Those of a ``search`` begin with the anchors, those of ``random`` are all drawn."""
+    begin = list(anchors(scale, image_size)) if arm == "search" else []
+    for number in itertools.count(first):
+        rng = np.random.default_rng([2201, 3545, seed, int(arm == "search"), number])
+        origin, design = begin[number - 1] if number <= len(begin) else drawn(rng, scale, image_size)
+        yield number, origin, fit_design(design, image_size=image_size, steps=steps)[0]
 
 
 def near(
@@ -194,16 +195,11 @@ def near(
     within: Sequence[Limit],
     earlier: Sequence[Candidate] = (),
 ) -> Iterator[Candidate]:
-    """Candidates without end: those of a ``search`` begin with the anchors, those of ``random`` are all drawn.
-    ``earlier``: those that are known already; the next ones follow."""
-    first = list(anchors(scale, image_size)) if arm == "search" else []
+    """Candidates without end. ``earlier``: those that are known already; the next ones follow."""
     seen = {candidate.design for candidate in earlier}
     last = int(earlier[-1].name.rpartition("-")[2]) if earlier else 0
-    for number in itertools.count(last + 1):
-        rng = np.random.default_rng([2201, 3545, seed, int(arm == "search"), number])
-        origin, design = first[number - 1] if number <= len(first) else drawn(rng, scale, image_size)
-        fitted = fit_design(design, image_size=image_size, steps=steps)[0]
-        made, row, share = grown(fitted, measure, within)
+    for number, origin, design in points(arm, seed, scale, image_size, steps, last + 1):
+        made, row, share = grown(design, measure, within)
         if made not in seen:
             seen.add(made)
             yield Candidate(f"{arm}-{number}", origin, made, row, share)

@@ -7,7 +7,7 @@ are trained on all training images, with paired seeds, and measured on the test 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from nextify.compare.budget import BudgetError
-from nextify.compare.designs import Candidate, Measure, family, limits, measured, near
+from nextify.compare.budget import BudgetError, limits
+from nextify.compare.designs import Candidate, Measure, family, measured, near, points, smallest, used
 from nextify.compare.records import Row
 from nextify.compare.search_report import write
 from nextify.compare.search_results import WORDS, Final, Found, Settings, Tried
@@ -201,20 +201,30 @@ class Search:
         yield from (each for each in own if each.used <= 1)
         if arm == "family":
             return
-        given = self.settings
-        place = scale(given.scale), self.image_size, steps
-        for candidate in near(arm, given.seed, *place, self._cost, self.limits, tuple(own)):
+        place = arm, self.settings.seed, scale(self.settings.scale), self.image_size, steps
+        if not own:  # with the smallest of each first, a budget too small for all of them is refused at once
+            self._check_some_fit(self._cost(smallest(design)) for _, _, design in islice(points(*place), UNFIT))
+        for candidate in near(*place, self._cost, self.limits, tuple(own)):
             own.append(candidate)
             self._keep()
             if candidate.used <= 1:
                 yield candidate
-            elif all(each.used > 1 for each in own[-UNFIT:]) and len(own) >= UNFIT:
-                least = min(own, key=lambda each: each.used)
-                figures = ", ".join(limit.shown(least.row) for limit in self.limits)
-                raise BudgetError(
-                    f"{UNFIT} designs in a row do not stay within --budget {given.budget}; the nearest takes {figures}:"
-                    f" give more, a smaller --scale or a smaller --image-size"
-                )
+            elif len(own) >= UNFIT:
+                self._check_some_fit(each.row for each in own[-UNFIT:])
+
+    def _check_some_fit(self, rows: Iterable[Row]) -> None:
+        """Raise ``BudgetError`` where none of the last designs stays within the limits."""
+        over = []
+        for row in rows:
+            if used(row, self.limits) <= 1:
+                return
+            over.append(row)
+        least = min(over, key=lambda row: used(row, self.limits))
+        figures = ", ".join(limit.shown(least) for limit in self.limits)
+        raise BudgetError(
+            f"{UNFIT} designs in a row do not stay within --budget {self.settings.budget}; the nearest takes {figures}:"
+            f" give more, a smaller --scale or a smaller --image-size"
+        )
 
     def _train(self, candidates: Sequence[Candidate], epochs: int) -> None:
         """Train what is missing of a rung. Raises ``EngineError`` where none of it can be trained."""
@@ -396,7 +406,7 @@ def search(
     limits(budget)
     images = data if isinstance(data, Images) else open_images(data, split_seed=split_seed, cache=out / "cache")
     place = runtime(device, threads, kernels=kernels)
-    together, each = default_side_by_side(wanted.scale, place.device, threads)
+    together, each = default_side_by_side(scale(wanted.scale).largest_image, place.device, threads)
     with Store(out) as store, LocalEngine(replace(place, threads=each), together) as engine:
         made = Search(
             *(wanted, images, store, engine, engine.runtime, together),

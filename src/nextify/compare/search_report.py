@@ -7,8 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from nextify.compare.budget import QUANTITIES
-from nextify.compare.designs import limits
+from nextify.compare.budget import QUANTITIES, limits
 from nextify.compare.figures import front
 from nextify.compare.search_results import WORDS, Final, Found, Tried
 from nextify.report import text

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from nextify.evaluation.corrupted_images import Key
 from nextify.evaluation.metrics import calibration
-from nextify.system.files import write_bytes_atomic
+from nextify.system.files import UnusableFolder, parse_json, write_bytes_atomic
+from nextify.system.text import printable
 
 T = TypeVar("T")
 Right = npt.NDArray[np.bool_]
@@ -25,17 +26,24 @@ Progress = Callable[[int, int], None]
 """Called with the number of images that networks have classified so far, and the number they will classify."""
 
 
-class Partial:
-    """Finished parts of one measurement, one file per part, in a folder of ``root`` named after the request's hash."""
+def fingerprint(request: object) -> str:
+    """Of JSON-like data of everything that decides the figures of a measurement."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+
+class Partial:
+    """Finished parts of one measurement, one file per part, in a folder of ``root`` named by its fingerprint."""
+
+    def __init__(self, root: Path, results: Path | None = None) -> None:
+        """``results``: the JSON file of a measurement that will be replaced by this one's."""
+        self.root, self.results = root, results
         self.folder: Path | None = None
 
-    def begin(self, request: object) -> None:
-        """Open the folder of ``request``: JSON-like data of everything that decides the figures. Raises ``OSError``."""
-        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = self.root / digest
+    def begin(self, fingerprint: str) -> None:
+        """Open the folder of a measurement. Raises ``OSError``; ``UnusableFolder`` where the results are another's."""
+        if self.results is not None:
+            _check_same(self.results, fingerprint)
+        self.folder = self.root / fingerprint
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, part: str) -> dict[str, npt.NDArray[Any]] | None:
@@ -61,6 +69,20 @@ class Partial:
     def _path(self, part: str) -> Path:
         assert self.folder is not None, "begin() comes first"
         return self.folder / f"{part}.npz"
+
+
+def _check_same(results: Path, fingerprint: str) -> None:
+    try:
+        found: Any = parse_json(results.read_text(encoding="utf-8"))
+        if found.get("fingerprint") == fingerprint:
+            return
+    except (FileNotFoundError, ValueError, AttributeError):
+        return  # damaged results are written anew
+    what = printable(f"{found.get('model') or 'a model'} on {found.get('data')}")
+    raise UnusableFolder(
+        f"{results.parent} holds another robustness measurement ({what}), whose results would be lost: choose another "
+        f"--out"
+    )
 
 
 class Recorder:

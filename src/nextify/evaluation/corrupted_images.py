@@ -13,7 +13,8 @@ import torch
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
 from nextify.data.encoded import read_file
-from nextify.evaluation.corruptions import GROUPS, corrupt
+from nextify.evaluation.corruption_names import GROUPS
+from nextify.evaluation.corruptions import corrupt
 from nextify.system.device import threads
 from nextify.system.processes import worker_context
 from nextify.system.text import some

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nextify.evaluation.corruptions import GROUPS
+from nextify.evaluation.corruption_names import GROUPS
 
-ALEXNET = "alexnet"
 ALEXNET_CLEAN_ERROR = 43.5
 """Percent, on ImageNet's validation images (Table 1 of the paper). torchvision's AlexNet has 43.48."""
 ALEXNET_ERRORS: dict[str, float] = {

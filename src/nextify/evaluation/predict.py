@@ -172,8 +172,8 @@ def opened(
 def expand(source: str | os.PathLike[str], extensions: frozenset[str] = EXTENSIONS) -> Iterator[tuple[str, str]]:
     """Yield (path, "") for each image, or (source, reason) for a source that leads to none.
 
-    A file is taken whatever its name; a folder yields its images at any depth, sorted, without hidden ones; a path that
-    does not exist is tried as a pattern (``**`` matches any depth).
+    A file is taken whatever its name; a folder yields its images at any depth, sorted, without hidden ones, also those
+    in folders that are links; a path that does not exist is tried as a pattern (``**`` matches any depth).
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -195,11 +195,23 @@ def expand(source: str | os.PathLike[str], extensions: frozenset[str] = EXTENSIO
 
 
 def _images(folder: Path, extensions: frozenset[str]) -> tuple[list[Path], list[OSError]]:
-    """Images at any depth, sorted, and the errors of folders that could not be listed."""
+    """Images at any depth, sorted, and the errors of folders that could not be listed. Links are followed as in
+    training: not those to a folder within ``folder`` or above it."""
     found: list[Path] = []
     refused: list[OSError] = []
-    for below, folders, files in os.walk(folder, onerror=refused.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    root, seen = Path(os.path.realpath(folder)), set[str]()
+
+    def leads_back(path: str) -> bool:
+        to = Path(os.path.realpath(path))
+        return os.path.islink(path) and (to.is_relative_to(root) or root.is_relative_to(to))
+
+    for below, folders, files in os.walk(folder, onerror=refused.append, followlinks=True):
+        if (real := os.path.realpath(below)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        names = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in names if not leads_back(os.path.join(below, name))]
         found += [Path(below, name) for name in files if not name.startswith(".")]
     named = extensions.union(PLUGINS)  # without its plug-in, such an image is reported as one that cannot be read
     return sorted(path for path in found if path.suffix.lower() in named), refused

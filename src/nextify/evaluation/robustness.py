@@ -17,10 +17,11 @@ import torch
 
 from nextify.data import DataError, Images
 from nextify.data.images import check_images
-from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, Right
+from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, Right, fingerprint
 from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupter, decoded, prepared, spread, stored
-from nextify.evaluation.corruption_error import ALEXNET, ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
-from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
+from nextify.evaluation.corruption_error import ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
+from nextify.evaluation.corruption_names import ALEXNET, CORRUPTIONS, SEVERITIES, checked
+from nextify.evaluation.corruptions import SMALLEST_SIDE, published_size
 from nextify.evaluation.evaluate import MatchedNetwork, Measurement, Part, measurement, part_of
 from nextify.evaluation.seen import trained_on
 from nextify.system.native import Mode
@@ -63,6 +64,8 @@ class Robustness(Measurement):
     seed: int
     made_frost: bool
     """Whether frost is nextify's own texture, whose errors cannot be compared with published ones."""
+    fingerprint: str
+    """Of everything that decides the figures: bundles, images, settings and device."""
 
 
 def measure(
@@ -110,9 +113,12 @@ def measure(
         DataError: the images have classes that the bundle does not know, or there are none.
         ValueError: a corruption or severity does not exist, or two settings contradict each other.
         TypeError: ``images`` is not an ``Images``.
+        UnusableFolder: the results that ``partial`` would replace are those of another measurement.
     """
     check_images(images)
-    corruptions, severities = _checked(several(corruptions), several(severities), baseline, limit)
+    corruptions, severities = checked(several(corruptions), several(severities), baseline)
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be 1 or more, got {limit}")
     if threads is not None:
         torch.set_num_threads(threads)
     order = is_word(class_order)
@@ -137,10 +143,12 @@ def measure(
     files = {} if imagenet_c is None else {key: stored(imagenet_c, key, images, limit) for key in keys}
     made = [] if files else keys
     total = (len(chosen) * (len(made) + 1) + sum(map(len, files.values()))) * len(networks)
+    asked = [images.fingerprint, part, chosen, keys, seed, only_present_classes, BATCH, device]
+    asked += [None if folder is None else str(folder.resolve()) for folder in (frost_pictures, imagenet_c)]
+    asked += [*(network.identity() for network in networks), *[ALEXNET] * (baseline == ALEXNET)]
+    identity = fingerprint(asked)
     if partial is not None:
-        asked = [images.fingerprint, part, chosen, keys, seed, only_present_classes, BATCH, device]
-        folders = [None if folder is None else str(folder.resolve()) for folder in (frost_pictures, imagenet_c)]
-        partial.begin([*asked, *folders, *(network.identity() for network in networks)])
+        partial.begin(identity)
     recorder = Recorder(total, partial, progress)
     size = min(network.settings.batch_size(BATCH) for network in networks)
 
@@ -203,22 +211,8 @@ def measure(
         only_present_classes=only_present_classes,
         seed=seed,
         made_frost=made_frost,
+        fingerprint=identity,
     )
-
-
-def _checked(
-    corruptions: Sequence[str], severities: Sequence[int], baseline: str | Path | None, limit: int | None
-) -> tuple[list[str], list[int]]:
-    if unknown := [name for name in corruptions if name not in CORRUPTIONS]:
-        raise ValueError(f"no corruption is called {', '.join(unknown)}; there are {', '.join(CORRUPTIONS)}")
-    if any(s not in SEVERITIES for s in severities) or not severities:
-        raise ValueError(f"severities must be some of 1 to 5, got {', '.join(map(str, severities)) or 'none'}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be 1 or more, got {limit}")
-    ordered = [s for s in SEVERITIES if s in severities]
-    if baseline == ALEXNET and ordered != list(SEVERITIES):
-        raise ValueError("AlexNet's published errors are means over all five severities: leave --severities out")
-    return [name for name in CORRUPTIONS if name in corruptions], ordered
 
 
 def _differences_to_published(network: _Network, made_frost: bool, made: bool) -> list[str]:

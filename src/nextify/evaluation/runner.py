@@ -72,7 +72,8 @@ class Network:
             torch.set_num_threads(threads)
         loaded = load_classifier(weights, class_order)
         self.about, self.preprocessing, self.device = loaded.about, loaded.preprocessing, device
-        self.model: Any = loaded.model.to(device)
+        # An explanation needs the gradient of maps only; those of weights take longer, the first imports the compiler.
+        self.model: Any = loaded.model.to(device).requires_grad_(False)
         install(self.model, kernels)
         self.inference = Inference.of(self.about.recipe)
         self.name = f"bundle {'bf16' if self.inference.bf16 else 'fp32'}, torch {torch.__version__}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from nextify.report.tables import csv_of, table_of, terminal_of
 from nextify.report.template import Line, Table, render
 from nextify.study.attribution import Attribution, Estimate, Interaction, Worth
 from nextify.study.results import Json, StudyData, finite
+from nextify.study.statistics import seeds_needed, smallest_possible_p
 from nextify.system.files import write_json_atomic, write_text_atomic
 from nextify.system.text import plural
 
@@ -115,7 +116,7 @@ def notes(results: Results) -> list[str]:
         "In every order “depthwise” comes before “inverted bottleneck”, “move up” and the 7×7 kernel, whose dense "
         "convolutions would take up to 60 times the multiply-adds; and “training technique” before “fewer norms” and "
         "“BN → LN”, since on the digits most networks with these did not train well with the original recipe.",
-        *_against_the_paper(found.worths),
+        *_against_the_paper(found),
     ]
     if found.left_out:
         said.append(f"{plural(found.left_out, 'pair')} of orders left out, since a training failed in each.")
@@ -132,11 +133,21 @@ def notes(results: Results) -> list[str]:
 
 
 def _certain(estimate: Estimate) -> bool:
-    return estimate.low is not None and estimate.high is not None and (estimate.low > 0 or estimate.high < 0)
+    """Whether a value can be told from nothing: with too few pairs of orders, none can."""
+    if estimate.n < seeds_needed() or estimate.low is None or estimate.high is None:
+        return False
+    return estimate.low > 0 or estimate.high < 0
 
 
-def _against_the_paper(worths: Sequence[Worth]) -> list[str]:
-    """Which of the paper's bars have another sign or another rank here."""
+def _against_the_paper(found: Attribution) -> list[str]:
+    """Which of the paper's bars have another sign or another rank here; or how many pairs it takes to say so."""
+    worths, needed = found.worths, seeds_needed()
+    if found.pairs < needed:
+        return [
+            f"It is too early to rank the decisions or to compare them with the paper's: with "
+            f"{plural(found.pairs, 'pair')} of orders, a two-sided sign-flip test cannot go below "
+            f"p = {smallest_possible_p(found.pairs):.2g}; {needed} pairs would do."
+        ]
     turned = [
         worth.title
         for worth in worths

@@ -21,6 +21,7 @@ from typing import NamedTuple, Self
 
 from nextify.paper.design import InertChoice
 from nextify.system.allocator import keep_freed_memory
+from nextify.system.files import UnusableFolder
 from nextify.system.processes import worker_context
 from nextify.training.learned import AnyImages
 from nextify.training.loop import Progress, TrainingDiverged
@@ -108,6 +109,8 @@ class Engine(ABC):
 
 def not_written(job: Job, error: OSError) -> Stopped:
     """What becomes of a job whose files cannot be written."""
+    if isinstance(error, UnusableFolder):  # names the folder and the remedy itself
+        return Stopped(job.key, f"{error}; finished trials are kept")
     reason = f"cannot write {error.filename or job.folder}: {error.strerror or error}"
     return Stopped(job.key, f"{reason}; make room and run the same command again, finished trials are kept")
 

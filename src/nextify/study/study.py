@@ -29,7 +29,7 @@ from nextify.training.result import Result, packed
 from nextify.training.trial import Runtime
 
 SMALL_SIDE = 64
-"""Side of images in pixels up to which networks are trained on one thread each, as those of a small scale are."""
+"""Side of images in pixels up to which networks are trained on one thread each."""
 
 
 @dataclass(frozen=True)
@@ -198,13 +198,17 @@ class Study(Trainings):
         return study_results(self, started)
 
 
-def default_side_by_side(scale: str | int, device: str, threads: int | None) -> tuple[int, int]:
+def default_side_by_side(image_side: int, device: str, threads: int | None) -> tuple[int, int]:
     """Return (trials side by side, threads of each): one thread each for small networks, all for one large network.
 
-    On a CUDA device four small trials share it (not measured yet). ``scale``: of the networks by its name, or by the
-    side of their images in pixels."""
+    On a CUDA device four small trials share it (not measured yet).
+
+    Args:
+        image_side: of the images that the networks are for, in pixels; at a scale, the largest that it has.
+        threads: of each trial; None chooses.
+    """
     available = cores()
-    small = scale in ("tiny", "small") if isinstance(scale, str) else scale <= SMALL_SIDE
+    small = image_side <= SMALL_SIDE
     if device.startswith("cuda"):
         return (4 if small else 1), threads or max(1, available // 4)
     each = threads or (1 if small else available)

@@ -47,7 +47,6 @@ class Inference(NamedTuple):
         return logits if self.temperature == 1 else logits / self.temperature
 
 
-PLAIN = Inference()
 TEMPERATURES = (0.01, 100.0)
 """Least and most that a temperature can be."""
 

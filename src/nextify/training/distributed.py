@@ -12,7 +12,7 @@ dense networks are means over. Every process draws the dropped paths and channel
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,6 @@ from nextify.networks.layers import BatchNorm, DropPath, to_nchw, to_nhwc
 from nextify.networks.network import Block
 from nextify.system import processes
 
-Kind = Literal["ddp", "fsdp"]
 Forward = Callable[[Tensor], Tensor]
 
 

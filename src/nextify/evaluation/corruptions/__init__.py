@@ -14,22 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from nextify.evaluation.corruption_names import CORRUPTIONS, SEVERITIES
 from nextify.evaluation.corruptions import blur, digital, noise, weather
 from nextify.evaluation.corruptions.constants import CONSTANTS, published_size
 from nextify.evaluation.corruptions.draws import Draws
 from nextify.evaluation.corruptions.filters import Pixels
 
-__all__ = ["CORRUPTIONS", "GROUPS", "SEVERITIES", "SMALLEST_SIDE", "corrupt", "published_size"]
+__all__ = ["CORRUPTIONS", "SEVERITIES", "SMALLEST_SIDE", "corrupt", "published_size"]
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
-"""The paper's groups, in its order."""
-CORRUPTIONS: tuple[str, ...] = tuple(name for group in GROUPS.values() for name in group)
-SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 8
 """Shortest side in pixels for which the corruptions are meaningful."""
 
