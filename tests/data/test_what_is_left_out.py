@@ -220,7 +220,7 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     assert not both
     assert 8 <= len(images.test) <= 16
     assert set(images.test.labels) == {0, 1}
-    assert any("3 of 15 groups" in note and "no group is on both sides" in note for note in images.notes)
+    assert any("3 of 15 groups" in note and "no group is in both splits" in note for note in images.notes)
     assert opened(seed=1)[0].fingerprint != images.fingerprint
     images, both = opened("train", "train", "val")
     assert both

@@ -14,17 +14,8 @@ import pytest
 from PIL import Image
 from scipy import fft, ndimage, stats
 
-from nextify.evaluation.corruptions import (
-    CORRUPTIONS,
-    GROUPS,
-    SEVERITIES,
-    blur,
-    corrupt,
-    digital,
-    noise,
-    published_size,
-    weather,
-)
+from nextify.evaluation.corruption_names import CORRUPTIONS, GROUPS, SEVERITIES
+from nextify.evaluation.corruptions import blur, corrupt, digital, noise, published_size, weather
 from nextify.evaluation.corruptions.constants import CONSTANTS
 from nextify.evaluation.corruptions.draws import Draws
 
