@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from nextify.evaluation.corruption_names import CORRUPTIONS, SEVERITIES
+from nextify.evaluation.corruption_names import CORRUPTIONS, GROUPS, SEVERITIES
 from nextify.evaluation.corruptions import blur, digital, noise, weather
 from nextify.evaluation.corruptions.constants import CONSTANTS, published_size
 from nextify.evaluation.corruptions.draws import Draws
 from nextify.evaluation.corruptions.filters import Pixels
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "SMALLEST_SIDE", "corrupt", "published_size"]
+__all__ = ["CORRUPTIONS", "GROUPS", "SEVERITIES", "SMALLEST_SIDE", "corrupt", "published_size"]
 
 SMALLEST_SIDE = 8
 """Shortest side in pixels for which the corruptions are meaningful."""
