@@ -31,6 +31,10 @@ class Options:
     """Stop at this many pairs of orders in all. Default: limited only by --hours."""
     ends: Annotated[int, Range(least=0, most=1000)] = 6
     """Number of seeds with which each decision is also taken alone, last, and in the paper's order."""
+    every_subset: Annotated[bool, common.UNSET] = False
+    """Train every subset of the decisions that an order can meet, twice, each time with a seed of its own, instead of
+    pairs of random orders. For short runs: only their noise is left in the result, which comes once all are trained.
+    """
     scale: common.Scale = "tiny"
     """Size of the networks and images; full is the paper's."""
     image_size: common.ImageSide = None
@@ -47,6 +51,8 @@ class Options:
         return self.out or Path("runs") / f"attribute-{self.regime}-{source_name(self.data)}-{self.scale}"
 
     def check(self) -> None:
+        if self.every_subset and self.pairs:
+            raise ValueError("--every-subset trains no pairs of orders: leave --pairs out")
         self.machine.check_engine()
         check_source(self.data)
         common.check_folder(self.folder)

@@ -19,6 +19,7 @@ from nextify.report.text import duration
 from nextify.study.attribution import Attributed
 from nextify.study.conclusions import study_data
 from nextify.study.engine import EngineError
+from nextify.study.every_subset import EverySubset
 from nextify.study.ledger import Attributing
 from nextify.study.plan import make_plan
 from nextify.study.store import Store
@@ -39,7 +40,8 @@ def run_attribution(options: Options) -> int:
         plan = _plan(options, images)
         found = Attributing(plan, store, images, chosen.runtime, chosen.side_by_side, command_line())
         found.load()
-        while not found.open_trials and plan.pairs < (options.pairs or sys.maxsize):
+        most = min(options.pairs or sys.maxsize, plan.most)
+        while not found.open_trials and plan.pairs < most:
             plan.extend(plan.pairs + 1)
         finished, code = plan.pairs - bool(found.open_trials), 0
         _announce(console, options, found, finished)
@@ -50,7 +52,7 @@ def run_attribution(options: Options) -> int:
                     with console.status("measuring a few steps of the first and the last network …"):
                         estimate = found.probe(engine)
                 each = duration(estimate.seconds * plan.trainings_of_a_pair / max(1, len(found.open_trials)))
-                console.print(f"about [bold]{each}[/] per pair of orders")
+                console.print(f"about [bold]{each}[/] for {plan.counted(1)}")
                 if options.dry_run:
                     return 0
                 while found.open_trials:
@@ -58,7 +60,7 @@ def run_attribution(options: Options) -> int:
                         found.run(engine, progress.on_event)
                     left = 3600 * options.hours - (time.monotonic() - began)
                     fit = min(TOGETHER, int(left / found.seconds_of_a_pair()))
-                    plan.extend(min(plan.pairs + max(0, fit), options.pairs or sys.maxsize))
+                    plan.extend(min(plan.pairs + max(0, fit), most))
                     estimate = found.estimate_from_known()
         except KeyboardInterrupt:
             console.print("\nStopped; the same command continues.")
@@ -79,7 +81,7 @@ def _plan(options: Options, images: Images) -> Attributed:
         epochs=options.epochs,
         precision=options.machine.precision,
     )
-    return Attributed(study, images, options.ends)
+    return (EverySubset if options.every_subset else Attributed)(study, images, options.ends)
 
 
 def _announce(console: Console, options: Options, found: Attributing, finished: int) -> None:
@@ -87,7 +89,7 @@ def _announce(console: Console, options: Options, found: Attributing, finished: 
     plan, name = attributed.plan, escape(printable(images.name))
     console.print(f"[bold]{plan.roadmap.title}[/] on {name}, scale {plan.scale.name}: in any order")
     console.print(
-        f"{len(attributed.names)} decisions, {attributed.trainings_of_a_pair} runs per pair of orders, on "
+        f"{len(attributed.names)} decisions, {attributed.described}, on "
         f"{len(images.train):,} images of {plan.data.image_size}×{plan.data.image_size} ({len(images.classes)} "
         f"classes), tested on {len(images.test):,}"
     )
@@ -97,16 +99,17 @@ def _announce(console: Console, options: Options, found: Attributing, finished: 
     )
     say(console, (*images.warnings, *images.notes, *found.notes))
     if finished:
-        console.print(f"{plural(finished, 'pair')} of orders finished already")
-    limit = f", {plural(options.pairs, 'pair')} in all" if options.pairs else ""
+        console.print(f"{attributed.counted(finished)} finished already")
+    limit = f", {attributed.counted(options.pairs)} in all" if options.pairs else ""
     console.print(f"for {options.hours:g} h{limit}")
     console.print(f"results go to [bold]{escape(printable(str(options.folder)))}[/]", soft_wrap=True)
 
 
 def _conclude(console: Console, found: Attributing, options: Options, started: datetime) -> int:
     attribution = found.attribution()
-    if not attribution.pairs:
-        console.print("no pair of orders is complete yet: the same command continues")
+    if not attribution.worths or not attribution.whole.n:
+        missing = f"{plural(attribution.missing, 'subset')} still to be trained" if attribution.missing else ""
+        console.print(f"{missing or 'no pair of orders is complete yet'}: the same command continues")
         return 1 if attribution.left_out else 0
     results = report.Results(
         attribution,

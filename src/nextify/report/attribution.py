@@ -110,16 +110,21 @@ def notes(results: Results) -> list[str]:
     """What was found, in words, and what the figures mean."""
     found, unit = results.attribution, "points"
     said = [
-        f"{plural(found.pairs, 'pair')} of orders, {results.trainings:,} trainings. All together: "
+        f"{found.basis.capitalize()}, {results.trainings:,} runs. All together: "
         f"{_shown(found.whole)} {unit}; the values add up to it to within {abs(found.gap or 0):.1g}.",
-        "Intervals are 95 %, for new orders and new seeds on these test images, for each decision by itself.",
+        f"Intervals are 95 %, for {'' if found.subsets else 'new orders and '}new seeds on these test images, for each "
+        "decision by itself.",
         "In every order “depthwise” comes before “inverted bottleneck”, “move up” and the 7×7 kernel, whose dense "
         "convolutions would take up to 60 times the multiply-adds; and “training technique” before “fewer norms” and "
         "“BN → LN”, since on the digits most networks with these did not train well with the original recipe.",
         *_against_the_paper(found),
     ]
     if found.left_out:
-        said.append(f"{plural(found.left_out, 'pair')} of orders left out, since a training failed in each.")
+        said.append(
+            f"{plural(found.left_out, 'run')} failed and left out."
+            if found.subsets
+            else f"{plural(found.left_out, 'pair')} of orders left out, since a run failed in each."
+        )
     if strong := [i for i in found.interactions if i.certain]:
         titles = {w.decision: w.title for w in found.worths}
         said.append(
@@ -142,7 +147,7 @@ def _certain(estimate: Estimate) -> bool:
 def _against_the_paper(found: Attribution) -> list[str]:
     """Which of the paper's bars have another sign or another rank here; or how many pairs it takes to say so."""
     worths, needed = found.worths, seeds_needed()
-    if found.pairs < needed:
+    if not found.subsets and found.pairs < needed:
         return [
             f"It is too early to rank the decisions or to compare them with the paper's: with "
             f"{plural(found.pairs, 'pair')} of orders, a two-sided sign-flip test cannot go below "
@@ -198,7 +203,7 @@ def figure(results: Results) -> Figure:
         drawn |= {"◆": "in the paper’s order", "▷": "alone", "◁": "last"}
     legend = "   ".join(f"{mark} {words}" for mark, words in drawn.items()) + "   grey: 5 to 95 % of the orders"
     made.text(0.23, 1 - 0.5 / height, legend, fontsize=8.5, color=SOFT, va="center")
-    title = f"What each decision is worth in any order ({plural(results.attribution.pairs, 'pair')} of orders)"
+    title = f"What each decision is worth in any order ({results.attribution.basis})"
     made.text(0.02, 1 - 0.24 / height, title, fontsize=12.5, weight="bold", color=INK, va="center")
     return made
 

@@ -11,6 +11,7 @@ Some decisions only make sense after another one, and come after it in every ord
 """
 
 import itertools
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,7 @@ from nextify.paper.recipe import Recipe
 from nextify.paper.roadmap import Row
 from nextify.study.plan import Plan, PlannedTrial
 from nextify.study.statistics import confidence_interval
+from nextify.system.text import plural
 from nextify.training.trial import Trial
 
 Subset = frozenset[str]
@@ -46,6 +48,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 """Bootstrap samples of the pairs, for the intervals of the interactions."""
 PAIRS_FOR_INTERACTIONS = 10
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FAR_PAIR = 10**6
 """Number of a pair that stands for all those beyond the first ``ends``, whose trainings are counted for estimates."""
 
@@ -117,7 +120,16 @@ class Attribution:
     gap: float | None
     """Sum of the Shapley values minus ``whole``: 0 but for rounding."""
     left_out: int
-    """Pairs in which a training failed; they count nowhere."""
+    """Pairs, or runs of single subsets, in which a training failed; they count nowhere."""
+    subsets: int = 0
+    """Subsets that were trained, where all were; ``pairs`` is 0 then."""
+    missing: int = 0
+    """Subsets that are still to be trained, before anything follows from all of them."""
+
+    @property
+    def basis(self) -> str:
+        """What it was found from, in words."""
+        return f"all {self.subsets:,} subsets" if self.subsets else f"{plural(self.pairs, 'pair')} of orders"
 
 
 @dataclass
@@ -132,6 +144,20 @@ class Attributed:
     pairs: int = field(default=0, init=False)
     keyed: dict[tuple[Subset, int], PlannedTrial] = field(default_factory=dict, init=False)
     """The trainings by subset and seed, pair by pair."""
+
+    @cached_property
+    def most(self) -> int:
+        """Pairs that can be planned."""
+        return sys.maxsize
+
+    @property
+    def described(self) -> str:
+        """What is trained, in words."""
+        return f"{self.trainings_of_a_pair} runs per pair of orders"
+
+    def counted(self, pairs: int) -> str:
+        """So many pairs, in words."""
+        return f"{plural(pairs, 'pair')} of orders"
 
     @cached_property
     def decisions(self) -> tuple[Row, ...]:
@@ -226,7 +252,7 @@ class Attributed:
                     Estimate.of(alone if self.trainable(Subset({name})) else []),
                     Estimate.of(last if self.trainable(every - {name}) else []),
                     here,
-                    tuple(map(float, np.quantile(spread, (0.05, 0.25, 0.5, 0.75, 0.95)))) if spread else (),
+                    tuple(map(float, np.quantile(spread, QUANTILES))) if spread else (),
                     None if here.mean is None or not spread else fmean(float(s < here.mean) for s in spread),
                     row.published_change,
                 )
@@ -249,10 +275,7 @@ class Attributed:
         """
         if len(pairs) < PAIRS_FOR_INTERACTIONS:
             return ()
-        count = len(self.names)
-        tied = {frozenset((first, name)) for first, others in AFTER.items() for name in others}
-        names = self.names
-        both = [(i, j) for i, j in itertools.combinations(range(count), 2) if {names[i], names[j]} not in tied]
+        count, both = len(self.names), free_pairs(self.names)
         squares, products = [], []
         for p in pairs:
             subsets = sorted({*self._ways(p)}, key=lambda s: (len(s), sorted(s)))
@@ -303,6 +326,12 @@ def lawful(taken: Collection[str]) -> bool:
 def mirrored(order: Sequence[str]) -> Order:
     """The reverse order, made legal again: the mirror image of its mirror image is itself."""
     return legal(tuple(reversed(order)))
+
+
+def free_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
+    """The pairs of decisions of which neither has to come before the other."""
+    tied = {frozenset((first, name)) for first, others in AFTER.items() for name in others}
+    return [(i, j) for i, j in itertools.combinations(range(len(names)), 2) if {names[i], names[j]} not in tied]
 
 
 def prefixes(order: Sequence[str]) -> list[Subset]:
