@@ -3,13 +3,14 @@
 # leaves some 170,000 objects that the collector walks through, a dozen times as many as a process has without it, and a full
 # collection visits all that is alive, whether garbage is near or not. An asyncio server, or a loader, in which requests leave
 # objects behind has one now and then, at moments of the collector's choosing: its slowest answers are 0.1 s slower than its
-# network. gc.freeze() once everything is imported takes those objects out of the count, and the stops are gone.
+# network. gc.freeze() once everything is imported takes those objects out of the count, and the stops are gone. Servers of
+# language models (vLLM, SGLang) freeze for what they build; here it is the import alone.
 #
 # Seen 2026-11-30 with torch 2.15.0 (CPU), NumPy 2.4.6, Python 3.11.7, on an AMD EPYC; 20,000 small requests to asyncio, whose last
 # 2,000 results are kept, and processor time of the event loop's thread:
-#   no torch: 14656 objects, 1 full collections, up to 13 ms, one that is asked for 16 ms
-#   torch: 187990 objects, 1 full collections, up to 101 ms, one that is asked for 107 ms
-#   torch, frozen: 187990 objects, 0 full collections, up to 0 ms, one that is asked for 6 ms
+#   no torch: 14641 objects, 1 full collections, up to 12 ms, one that is asked for 11 ms
+#   torch: 185644 objects, 1 full collections, up to 106 ms, one that is asked for 112 ms
+#   torch, frozen: 185644 objects, 0 full collections, up to 0 ms, one that is asked for 7 ms
 # A guess that fails: "a library that is only imported costs a request nothing".
 # What works: gc.freeze() after the imports and the first request.
 set -euo pipefail
