@@ -21,6 +21,8 @@ POISON, FATAL = 13, 7
 class Echo:
     """Answers each image with itself; raises where its turn says so, or an image is the poisonous or fatal one."""
 
+    prepares = False
+
     def __init__(self, turns: str = "", pause: float = 0.0) -> None:
         self.turns, self.pause, self.batches, self.starts = iter(turns), pause, list[list[int]](), 0
         self.killed = False

@@ -45,9 +45,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.fixture(scope="module")
-def client(bundle: Path) -> Iterator[TestClient]:
-    with serve(bundle) as client:
+class Preparing(InProcess):
+    prepares = True
+
+
+@pytest.fixture(scope="module", params=[InProcess, Preparing])
+def client(bundle: Path, request: pytest.FixtureRequest) -> Iterator[TestClient]:
+    with TestClient(
+        create_app([request.param(partial(open_runner, bundle))], Settings(max_wait_ms=0), "tiny")
+    ) as client:
         yield client
 
 

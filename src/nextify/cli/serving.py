@@ -32,11 +32,12 @@ def serve(options: Options, listener: socket.socket) -> None:
     device = runtime(device_for(options.bundle, machine.device)).device
     if workers is None:
         workers = max(1, min(4, cores() // (machine.threads or 1))) if device == "cpu" else 1
+    threads = machine.threads or max(1, cores() // max(1, workers))
     opening = partial(
         open_network,
         options.bundle,
         device=device,
-        threads=machine.threads or max(1, cores() // max(1, workers)),
+        threads=threads,
         kernels=machine.kernels,
         class_order=options.class_order,
     )
@@ -49,7 +50,7 @@ def serve(options: Options, listener: socket.socket) -> None:
         timeout=options.timeout,
         token=options.token or os.environ.get("NEXTIFY_TOKEN", ""),
     )
-    processes = [Process(opening) for _ in range(workers)]
+    processes = [Process(opening, prepares=device == "cpu" and threads == 1) for _ in range(workers)]
     app = create_app(processes or [InProcess(opening)], settings, options.name)
     host, port = listener.getsockname()[:2]
     print(f"serving {options.bundle} at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops", flush=True)

@@ -41,7 +41,7 @@ from nextify.deploy.explain import coloured
 from nextify.deploy.serve import protocol
 from nextify.deploy.serve.batching import Batcher, Full
 from nextify.deploy.serve.metrics import Metrics
-from nextify.deploy.serve.tasks import EXPLAIN, INFER, PREDICT, Array, Parameter, task_of
+from nextify.deploy.serve.tasks import ENCODED, EXPLAIN, INFER, PREDICT, Array, Parameter, task_of
 from nextify.deploy.serve.workers import Facts, Failed, Worker
 from nextify.system.files import parse_json
 from nextify.system.text import printable, shortened
@@ -90,6 +90,7 @@ class _Server:
             workers, self.metrics, settings.max_batch, settings.max_wait_ms / 1000, settings.queue, settings.timeout
         )
         self.facts: Facts = self.batcher.open()
+        self.prepares = all(worker.prepares for worker in workers)
         self.task = task_of(self.facts.about)
         self.name = re.sub(r"[^A-Za-z0-9._-]+", "-", name or self.facts.about.name) or "model"
         self.metrics.accepted.set_function(lambda: self.batcher.accepted)
@@ -183,14 +184,26 @@ class _Server:
         with self.batcher.place():
             encoded = await self._encoded(request, one=drawn)
             with self._places(len(encoded)):
-                prepared = [await self._prepared(*numbered) for numbered in enumerate(encoded, 1)]
-                arguments = [(height, width, asked) for _, height, width in prepared]
-                rows = await self._run(request, PREDICT, [image for image, *_ in prepared], arguments)
-        found = [self.task.answer(row, *argument) for row, argument in zip(rows, arguments, strict=True)]
+                rows = await (self._encoded_rows if self.prepares else self._rows)(request, encoded, asked)
+        found = [self.task.answer(*row, asked) for row in rows]
         if drawn:
             return Response(base64.b64decode(found[0]["mask"]), media_type="image/png")
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         return JSONResponse({"model": self.name, "predictions": found, "milliseconds": milliseconds})
+
+    async def _rows(self, request: Request, encoded: Sequence[bytes], asked: Any) -> list[tuple[Array, int, int]]:
+        """The worker's answer to ``PREDICT`` for each image, with its height and width."""
+        prepared = [await self._prepared(*numbered) for numbered in enumerate(encoded, 1)]
+        sizes = [(height, width) for _, height, width in prepared]
+        rows = await self._run(request, PREDICT, [image for image, *_ in prepared], [(*size, asked) for size in sizes])
+        return [(row, *size) for row, size in zip(rows, sizes, strict=True)]
+
+    async def _encoded_rows(
+        self, request: Request, encoded: Sequence[bytes], asked: Any
+    ) -> list[tuple[Array, int, int]]:
+        """The same, of workers that decode the images themselves."""
+        images = [np.frombuffer(data, np.uint8) for data in encoded]
+        return await self._run(request, ENCODED, images, [(number, asked) for number in range(1, len(images) + 1)])
 
     async def explain(self, request: Request) -> Response:
         if not self.facts.explains:
@@ -252,7 +265,7 @@ class _Server:
             raise HTTPException(413, f"a request has at most {self.settings.queue:,} images")
         return self.batcher.place(images - 1)
 
-    async def _run(self, request: Request, call: str, images: Sequence[Array], arguments: Sequence[Any]) -> list[Array]:
+    async def _run(self, request: Request, call: str, images: Sequence[Array], arguments: Sequence[Any]) -> list[Any]:
         """Of a request whose body has been read. Raises ``ClientDisconnect``; what has not begun then never does."""
         answer = asyncio.ensure_future(self.batcher(call, images, arguments))
         gone = asyncio.ensure_future(_gone(request))

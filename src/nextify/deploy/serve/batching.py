@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from nextify.data.decode import UnreadableImage
 from nextify.deploy.serve.metrics import Metrics
-from nextify.deploy.serve.tasks import Array
+from nextify.deploy.serve.tasks import ENCODED, Array
 from nextify.deploy.serve.workers import Died, Facts, Failed, ServeError, Worker
 
 log = logging.getLogger("nextify.serve")
@@ -38,14 +39,14 @@ class _Item:
     pixels: Array
     argument: Any
     arrived: float
-    answer: asyncio.Future[Array]
+    answer: asyncio.Future[Any]
     deaths: int = 0
     alone: bool = False
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What the images of a batch have in common."""
-        return self.call, self.pixels.dtype, self.pixels.shape
+        return (self.call,) if self.call == ENCODED else (self.call, self.pixels.dtype, self.pixels.shape)
 
 
 @dataclass(eq=False)
@@ -98,8 +99,9 @@ class Batcher:
         finally:
             self.accepted -= images
 
-    async def __call__(self, call: str, images: Sequence[Array], arguments: Sequence[Any]) -> list[Array]:
-        """The workers' answer for each image, in order; for images that have a place. Raises ``Failed``."""
+    async def __call__(self, call: str, images: Sequence[Array], arguments: Sequence[Any]) -> list[Any]:
+        """The workers' answer for each image, in order; for images that have a place. Raises ``Failed`` or
+        ``UnreadableImage``."""
         loop = asyncio.get_running_loop()
         pairs = zip(images, arguments, strict=True)
         items = [_Item(call, image, argument, loop.time(), loop.create_future()) for image, argument in pairs]
@@ -144,7 +146,8 @@ class Batcher:
             self.metrics.batch_size.observe(len(batch))
             watchdog = loop.call_later(self.hangs_after, worker.kill)
             try:
-                pixels, arguments = np.stack([item.pixels for item in batch]), [item.argument for item in batch]
+                images, arguments = [item.pixels for item in batch], [item.argument for item in batch]
+                pixels = images if batch[0].call == ENCODED else np.stack(images)
                 with self.metrics.network_seconds.time():
                     rows = await loop.run_in_executor(self._threads, worker, batch[0].call, pixels, arguments)
             except Died as death:
@@ -154,7 +157,11 @@ class Batcher:
                 self._again(batch, str(error))
             else:
                 for item, row in zip(batch, rows, strict=True):
-                    if not item.answer.done():
+                    if item.answer.done():
+                        continue
+                    if isinstance(row, UnreadableImage):
+                        item.answer.set_exception(row)
+                    else:
                         item.answer.set_result(row)
             finally:
                 watchdog.cancel()

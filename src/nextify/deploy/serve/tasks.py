@@ -27,9 +27,9 @@ from nextify.networks.dense.design import MOST_BOXES
 from nextify.weights.bundle import About, DenseAbout
 
 Array = npt.NDArray[Any]
-PREDICT, INFER, EXPLAIN = "predict", "infer", "explain"
-"""Calls of a worker. Each image has an argument: its height, its width and what the query's parameter says; none; the
-index of the class."""
+PREDICT, ENCODED, INFER, EXPLAIN = "predict", "encoded", "infer", "explain"
+"""Calls of a worker. Each image has an argument: its height, its width and what the query's parameter says; its number
+in the request and what the parameter says; none; the index of the class."""
 
 
 class Parameter(NamedTuple):

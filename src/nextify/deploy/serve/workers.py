@@ -15,10 +15,12 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
+from nextify.data.decode import UnreadableImage, quiet
 from nextify.deploy.dense import open_finder
 from nextify.deploy.runners import open_runner
-from nextify.deploy.serve.tasks import PREDICT, Array, task_of
+from nextify.deploy.serve.tasks import ENCODED, PREDICT, Array, task_of
 from nextify.evaluation.finder import Finder
 from nextify.evaluation.runner import Network, Runner
 from nextify.system.allocator import keep_freed_memory
@@ -53,14 +55,23 @@ class Facts:
     """Whether it answers ``EXPLAIN``."""
 
 
+Answer = Array | tuple[Array, int, int] | UnreadableImage
+"""Of an image: as ``Task.run``; to ``ENCODED`` with the image's height and width, or why it cannot be decoded."""
+
+
 class Worker(Protocol):
     """A network that is called from one thread at a time."""
+
+    prepares: bool
+    """Whether it decodes the images too (``ENCODED``). Where each worker has a core of its own, that is faster than
+    decoding in the server, whose threads would interrupt the networks."""
 
     def start(self) -> Facts:
         """Open the network. Raises ``ServeError``."""
 
-    def __call__(self, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
-        """An array for each image of ``batch`` and its argument, as ``Task.run``. Raises ``Died`` or ``Failed``."""
+    def __call__(self, call: str, batch: Array | Sequence[Array], arguments: Sequence[Any]) -> Sequence[Answer]:
+        """The answer for each image and its argument. The batch is as ``Task.run`` has it; for ``ENCODED`` a list of
+        uint8 ``(bytes,)``. Raises ``Died`` or ``Failed``."""
 
     def kill(self) -> None:
         """End it at once, whatever it is doing; for use from another thread."""
@@ -86,6 +97,8 @@ def open_network(
 class InProcess:
     """A network in the server's own process: less memory, and no protection. ``opening`` opens it."""
 
+    prepares = False
+
     def __init__(self, opening: Callable[[], Runner | Finder]) -> None:
         self.opening = opening
 
@@ -102,7 +115,27 @@ class InProcess:
         self(PREDICT, np.zeros((1, height, width, channels), np.uint8), [(height, width, 0)])
         return Facts(network.about, runtime, isinstance(network, Network))
 
-    def __call__(self, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
+    def __call__(self, call: str, batch: Array | Sequence[Array], arguments: Sequence[Any]) -> Sequence[Answer]:
+        if call == ENCODED:
+            return self._decoded([data.tobytes() for data in batch], arguments)
+        return self._run(call, np.asarray(batch), arguments)
+
+    def _decoded(self, files: Sequence[bytes], arguments: Sequence[Any]) -> list[Answer]:
+        found: list[Answer] = []
+        for data, (number, _) in zip(files, arguments, strict=True):
+            try:
+                found.append(self.task.prepare(data))
+            except (UnreadableImage, MemoryError) as error:
+                reason = str(error) if isinstance(error, UnreadableImage) else "too large for this machine's memory"
+                found.append(UnreadableImage(f"image {number}: {reason}"))
+        good = [(one, asked) for one, (_, asked) in zip(found, arguments, strict=True) if isinstance(one, tuple)]
+        if good:
+            images, sizes = np.stack([image for (image, *_), _ in good]), [(*size, asked) for (_, *size), asked in good]
+            rows = iter(self._run(PREDICT, images, sizes))
+            found = [(next(rows), *one[1:]) if isinstance(one, tuple) else one for one in found]
+        return found
+
+    def _run(self, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
         try:
             rows = self.task.run(self.network, call, batch, arguments)
         except Exception as error:
@@ -125,14 +158,16 @@ class Process:
     ``opening``, which must pickle, opens it there: a ``partial`` of ``open_network``.
     """
 
-    def __init__(self, opening: Callable[[], Runner | Finder]) -> None:
-        self.opening = opening
+    def __init__(self, opening: Callable[[], Runner | Finder], *, prepares: bool = False) -> None:
+        self.opening, self.prepares = opening, prepares
 
     def start(self) -> Facts:
         with _starting:
             context = worker_context(__name__, "nextify.deploy.runners")
             self.pipe, theirs = context.Pipe()
-            self.process = context.Process(target=_work, args=(theirs, self.opening), daemon=True)
+            self.process = context.Process(
+                target=_work, args=(theirs, self.opening, Image.MAX_IMAGE_PIXELS), daemon=True
+            )
             self.process.start()
             theirs.close()
         try:
@@ -143,17 +178,20 @@ class Process:
             raise ServeError(told["error"])
         return Facts(any_from_json(told["about"], "the worker"), told["runtime"], told["explains"])
 
-    def __call__(self, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
+    def __call__(self, call: str, batch: Array | Sequence[Array], arguments: Sequence[Any]) -> Sequence[Answer]:
         try:
-            _send(self.pipe, [call, arguments], [batch])
-            said, answer = _receive(self.pipe)
+            _send(self.pipe, [call, arguments], [*batch] if call == ENCODED else [np.asarray(batch)])
+            said, rows = _receive(self.pipe)
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode
             raise Died(f"signal {-code}" if code < 0 else f"exit code {code}") from None
-        if said != call:
+        if isinstance(said, str):
             raise Failed(said)
-        return answer
+        if call != ENCODED:
+            return rows
+        left = iter(rows)
+        return [UnreadableImage(one) if isinstance(one, str) else (next(left), *one) for one in said]
 
     def kill(self) -> None:
         self.process.kill()
@@ -165,12 +203,13 @@ class Process:
         self.process.join()
 
 
-def _work(pipe: Connection, opening: Callable[[], Runner]) -> None:
+def _work(pipe: Connection, opening: Callable[[], Runner], most_pixels: int | None) -> None:
     """What a worker process does until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers itself
+    Image.MAX_IMAGE_PIXELS = most_pixels
     keep_freed_memory()
     network = InProcess(opening)
-    with suppress(EOFError, OSError):
+    with suppress(EOFError, OSError), quiet():
         try:
             facts = network.start()
         except (ServeError, Failed) as error:
@@ -180,11 +219,27 @@ def _work(pipe: Connection, opening: Callable[[], Runner]) -> None:
         pipe.send_bytes(json.dumps(told).encode())
         gc.freeze()  # as the server does
         while True:
-            (call, arguments), (batch,) = _receive(pipe)
+            (call, arguments), batch = _receive(pipe)
             try:
-                _send(pipe, call, network(call, batch, arguments))
+                answers = network(call, batch if call == ENCODED else batch[0], arguments)
             except Failed as error:
                 _send(pipe, str(error) or "the network failed", [])
+                continue
+            _send(pipe, *_reply(answers))
+
+
+def _reply(answers: Sequence[Answer]) -> tuple[list[Any], list[Array]]:
+    """What is sent of answers: of ``ENCODED`` also each image's size, or what is wrong with it."""
+    said, rows = list[Any](), list[Array]()
+    for one in answers:
+        if isinstance(one, UnreadableImage):
+            said.append(str(one))
+        elif isinstance(one, tuple):
+            said.append(one[1:])
+            rows.append(one[0])
+        else:
+            rows.append(one)
+    return said, rows
 
 
 def _send(pipe: Connection, said: Any, arrays: Sequence[Array]) -> None:
