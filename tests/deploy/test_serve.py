@@ -186,6 +186,38 @@ def test_the_start_runs_what_a_first_request_runs(bundle: Path) -> None:
     assert calls[0] == calls[1]
 
 
+class Counting(Preparing):
+    """Counts the files that it is given, and takes its time."""
+
+    seen = 0
+
+    def __call__(self, call: str, batch: Any, arguments: Any) -> Any:
+        if call == "encoded":
+            self.seen += len(batch)
+            time.sleep(0.05)
+        return super().__call__(call, batch, arguments)
+
+
+def test_the_rest_of_a_request_with_a_bad_image_is_not_decoded(bundle: Path) -> None:
+    cut, worker = PHOTOS[0][: len(PHOTOS[0]) // 2], Counting(partial(open_runner, bundle))
+    with TestClient(create_app([worker], Settings(max_wait_ms=0, max_batch=1), "tiny")) as client:
+        files = [("x", PHOTOS[0]), ("x", cut), ("x", cut[:-9]), *[("x", PHOTOS[1])] * 60]
+        refused = client.post("/predict", files=files)
+        assert (refused.status_code, refused.json()["error"][:8]) == (400, "image 2:")
+        assert post(client, "/predict", PHOTOS[2]).status_code == 200
+    assert worker.seen < 12
+
+
+def test_the_server_itself_decodes_large_images(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Counting(partial(open_runner, bundle))
+    with TestClient(create_app([worker], Settings(max_wait_ms=0), "tiny")) as client:
+        small = post(client, "/predict", PHOTOS[0]).json()["predictions"]
+        assert worker.seen == 1
+        monkeypatch.setattr(serving, "SMALL", 10)
+        assert post(client, "/predict", PHOTOS[0]).json()["predictions"] == small
+    assert worker.seen == 1
+
+
 def test_a_full_queue_is_said_at_once(bundle: Path) -> None:
     app = create_app([Slow(partial(open_runner, bundle))], Settings(queue=2, max_wait_ms=0), "tiny")
     with TestClient(app) as client, ThreadPoolExecutor() as threads:

@@ -36,7 +36,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nextify import __version__
-from nextify.data.decode import UnreadableImage
+from nextify.data.decode import UnreadableImage, opened
 from nextify.deploy.explain import coloured
 from nextify.deploy.serve import protocol
 from nextify.deploy.serve.batching import Batcher, Full
@@ -51,6 +51,8 @@ OPEN = ("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/rea
 """Paths that need no token; the page asks for one."""
 UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 """Content types of clients that were told none; the last is what ``curl --data-binary`` sends."""
+SMALL = 4_000_000
+"""Pixels up to which a worker decodes an image itself."""
 GONE = 499
 """Status, in metrics only, of a client that left before its request was read."""
 
@@ -184,7 +186,8 @@ class _Server:
         with self.batcher.place():
             encoded = await self._encoded(request, one=drawn)
             with self._places(len(encoded)):
-                rows = await (self._encoded_rows if self.prepares else self._rows)(request, encoded, asked)
+                in_workers = self.prepares and all(map(_is_small, encoded))
+                rows = await (self._encoded_rows if in_workers else self._rows)(request, encoded, asked)
         found = [self.task.answer(*row, asked) for row in rows]
         if drawn:
             return Response(base64.b64decode(found[0]["mask"]), media_type="image/png")
@@ -368,6 +371,15 @@ class _Door:
                 route = endpoint.__name__ if endpoint else "none"
                 self.metrics.requests.labels(route, str(status)).inc()
                 self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+
+def _is_small(data: bytes) -> bool:
+    """Whether a worker decodes the image: a larger one would keep the others of its batch waiting."""
+    try:
+        with opened(data) as image:
+            return image.width * image.height <= SMALL
+    except UnreadableImage:
+        return False
 
 
 async def _gone(request: Request) -> None:

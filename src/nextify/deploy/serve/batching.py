@@ -101,13 +101,18 @@ class Batcher:
 
     async def __call__(self, call: str, images: Sequence[Array], arguments: Sequence[Any]) -> list[Any]:
         """The workers' answer for each image, in order; for images that have a place. Raises ``Failed`` or
-        ``UnreadableImage``."""
+        ``UnreadableImage``, of several the first image's."""
         loop = asyncio.get_running_loop()
         pairs = zip(images, arguments, strict=True)
         items = [_Item(call, image, argument, loop.time(), loop.create_future()) for image, argument in pairs]
         self._queue.extend(items)
         self._tell()
-        return await asyncio.gather(*(item.answer for item in items))
+        try:
+            return [await item.answer for item in items]
+        finally:
+            for item in items:  # the others of a bad image or a client that has gone: what has not begun never does
+                if not item.answer.cancel() and not item.answer.cancelled():
+                    item.answer.exception()  # else, asyncio would log it as overlooked
 
     def _tell(self) -> None:
         if self._queue:
