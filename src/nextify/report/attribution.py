@@ -121,7 +121,7 @@ def notes(results: Results) -> list[str]:
     ]
     if found.left_out:
         said.append(
-            f"{plural(found.left_out, 'run')} failed and left out."
+            f"{plural(found.left_out, 'run')} failed and count nowhere."
             if found.subsets
             else f"{plural(found.left_out, 'pair')} of orders left out, since a run failed in each."
         )

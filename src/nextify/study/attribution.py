@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from nextify.fitting.fit import Facts, fit_design
@@ -33,6 +34,7 @@ from nextify.training.trial import Trial
 
 Subset = frozenset[str]
 Order = tuple[str, ...]
+Floats = npt.NDArray[np.float64]
 Values = Mapping[tuple[Subset, int], float]
 """``{(subset, seed): value}`` of the trainings that have ended."""
 
@@ -183,9 +185,12 @@ class Attributed:
         """The training of a subset."""
         plan = self.plan
         recipe = self._recipe(taken)
-        number = sum(1 << i for i, name in enumerate(self.names) if name in taken)
-        name = f"subset-{number:0{(len(self.names) + 3) // 4}x}"
+        name = f"subset-{self.number(taken):0{(len(self.names) + 3) // 4}x}"
         return PlannedTrial(name, Trial(self.design(taken), recipe, plan.data, seed), name)
+
+    def number(self, taken: Subset) -> int:
+        """Bit i says whether decision i is taken."""
+        return sum(1 << i for i, name in enumerate(self.names) if name in taken)
 
     def _recipe(self, taken: Subset) -> Recipe:
         changed = any(step.recipe is not None for step in self.plan.roadmap.steps if step.name in taken)
@@ -279,11 +284,7 @@ class Attributed:
         squares, products = [], []
         for p in pairs:
             subsets = sorted({*self._ways(p)}, key=lambda s: (len(s), sorted(s)))
-            taken = np.array([[name in s for name in self.names] for s in subsets], float)
-            size = taken.sum(1)
-            inside = (size > 0) & (size < count)
-            weight = np.where(inside, 1 / np.maximum(size * (count - size), 1), 1e3)
-            columns = np.column_stack([np.ones(len(subsets)), taken, *(taken[:, i] * taken[:, j] for i, j in both)])
+            columns, weight = faith_shap(np.array([[name in s for name in self.names] for s in subsets], float), both)
             target = np.array([values[s, p] for s in subsets])
             squares.append(columns.T @ (weight[:, None] * columns))
             products.append(columns.T @ (weight * target))
@@ -332,6 +333,15 @@ def free_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
     """The pairs of decisions of which neither has to come before the other."""
     tied = {frozenset((first, name)) for first, others in AFTER.items() for name in others}
     return [(i, j) for i, j in itertools.combinations(range(len(names)), 2) if {names[i], names[j]} not in tied]
+
+
+def faith_shap(taken: Floats, both: Sequence[tuple[int, int]]) -> tuple[Floats, Floats]:
+    """The columns and weights (S,) of a fit by least squares to the subsets ``taken`` (S, K), of 0 and 1: a column of
+    ones, one per decision, and one per pair in ``both``."""
+    count, size = taken.shape[1], taken.sum(1)
+    inside = (size > 0) & (size < count)
+    weight = np.where(inside, 1 / np.maximum(size * (count - size), 1), 1e3)
+    return np.column_stack([np.ones(len(taken)), taken, *(taken[:, i] * taken[:, j] for i, j in both)]), weight
 
 
 def prefixes(order: Sequence[str]) -> list[Subset]:

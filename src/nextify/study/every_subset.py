@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from nextify.study.attribution import (
@@ -22,16 +21,17 @@ from nextify.study.attribution import (
     Attributed,
     Attribution,
     Estimate,
+    Floats,
     Interaction,
     Subset,
     Values,
     Worth,
+    faith_shap,
     free_pairs,
     lawful,
     prefixes,
 )
 
-Floats = npt.NDArray[np.float64]
 TOGETHER = 24
 """Runs that are planned at a time."""
 PASSES = 2
@@ -70,10 +70,7 @@ class EverySubset(Attributed):
         found = [Subset(), every, *prefixes(self.names)]
         found += [Subset({name}) for name in self.names] + [every - {name} for name in self.names]
         met = set(self.numbers)
-        return [n for n in dict.fromkeys(map(self._number, found)) if n in met]
-
-    def _number(self, subset: Subset) -> int:
-        return sum(1 << i for i, name in enumerate(self.names) if name in subset)
+        return [n for n in dict.fromkeys(map(self.number, found)) if n in met]
 
     def _seed(self, number: int, repeat: int) -> int:
         return (repeat << len(self.names)) + number
@@ -102,21 +99,18 @@ class EverySubset(Attributed):
 
     def attribution(self, values: Values, failed: Iterable[tuple[Subset, int]] = ()) -> Attribution:
         """What follows from the runs that have ended: nothing before every subset has one."""
-        runs = _Runs.of(self.numbers, {(self._number(s), seed): value for (s, seed), value in values.items()})
+        runs = _Runs.of(self.numbers, {(self.number(s), seed): value for (s, seed), value in values.items()})
         left_out = len({*failed})
         if runs is None:
-            missing = len({*self.numbers} - {self._number(s) for s, _ in values})
+            missing = len({*self.numbers} - {self.number(s) for s, _ in values})
             return Attribution((), (), 0, Estimate.of([]), None, left_out, missing=missing)
-        whole = runs.estimate(self._difference(runs, 0, (1 << len(self.names)) - 1))
+        ends = np.zeros(len(runs.means))
+        ends[0], ends[-1] = -1.0, 1.0  # the numbers of no decision and of all
+        whole = runs.estimate(ends)
         worths = tuple(self._worth(i, runs, values) for i in range(len(self.names)))
         total = sum(w.shapley.mean or 0.0 for w in worths)
         gap = total - (whole.mean or 0.0)
         return Attribution(worths, self._pairs_of_decisions(runs), 0, whole, gap, left_out, subsets=len(self.numbers))
-
-    def _difference(self, runs: "_Runs", without: int, taken: int) -> Floats:
-        weights = np.zeros(len(runs.means))
-        weights[runs.place[taken]], weights[runs.place[without]] = 1.0, -1.0
-        return weights
 
     def _worth(self, i: int, runs: "_Runs", values: Values) -> Worth:
         row, name, every, bit = self.decisions[i], self.names[i], (1 << len(self.names)) - 1, 1 << i
@@ -126,7 +120,7 @@ class EverySubset(Attributed):
         without, taken = ([runs.place[number | add] for number in shares] for add in (0, bit))
         weights[taken], weights[without] = share, -share
         added = runs.means[taken] - runs.means[without]
-        before = self._number(Subset(self.names[:i]))
+        before = self.number(Subset(self.names[:i]))
         here = self._repeated(before, before | bit, values)
         order = np.argsort(added, kind="stable")
         reached = np.cumsum(share[order])
@@ -170,10 +164,7 @@ class EverySubset(Attributed):
         """As ``Attributed`` fits them, to the means of all subsets."""
         count, both = len(self.names), free_pairs(self.names)
         taken = np.array([[number >> i & 1 for i in range(count)] for number in self.numbers], float)
-        size = taken.sum(1)
-        inside = (size > 0) & (size < count)
-        weight = np.where(inside, 1 / np.maximum(size * (count - size), 1), 1e3)
-        columns = np.column_stack([np.ones(len(size)), taken, *(taken[:, i] * taken[:, j] for i, j in both)])
+        columns, weight = faith_shap(taken, both)
         fitted = np.linalg.solve(columns.T @ (weight[:, None] * columns), columns.T * weight)[1 + count :]
         found = []
         for (i, j), weights in zip(both, fitted, strict=True):

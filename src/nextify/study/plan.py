@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 from nextify.fitting.fit import Change, Facts, fit_design, fit_recipe
@@ -41,7 +42,7 @@ class PlannedTrial:
     name: str = ""
     """Of the design, for the bundle."""
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """Name of the trial's folder in the study's store."""
         return f"{self.step}-seed{self.trial.seed}-{self.trial.fingerprint}"

@@ -116,31 +116,32 @@ class InProcess:
         return Facts(network.about, runtime, isinstance(network, Network))
 
     def __call__(self, call: str, batch: Array | Sequence[Array], arguments: Sequence[Any]) -> Sequence[Answer]:
-        if call == ENCODED:
-            return self._decoded([data.tobytes() for data in batch], arguments)
-        return self._run(call, np.asarray(batch), arguments)
+        try:
+            if call == ENCODED:
+                return self._decoded([data.tobytes() for data in batch], arguments)
+            return self._finite(call, np.asarray(batch), arguments)
+        except Failed:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise Failed(str(error).split("\n")[0]) from error
 
     def _decoded(self, files: Sequence[bytes], arguments: Sequence[Any]) -> list[Answer]:
         found: list[Answer] = []
         for data, (number, _) in zip(files, arguments, strict=True):
             try:
                 found.append(self.task.prepare(data))
-            except (UnreadableImage, MemoryError) as error:
-                reason = str(error) if isinstance(error, UnreadableImage) else "too large for this machine's memory"
-                found.append(UnreadableImage(f"image {number}: {reason}"))
+            except UnreadableImage as error:
+                found.append(UnreadableImage(f"image {number}: {error}"))
         good = [(one, asked) for one, (_, asked) in zip(found, arguments, strict=True) if isinstance(one, tuple)]
         if good:
             images, sizes = np.stack([image for (image, *_), _ in good]), [(*size, asked) for (_, *size), asked in good]
-            rows = iter(self._run(PREDICT, images, sizes))
+            rows = iter(self._finite(PREDICT, images, sizes))
             found = [(next(rows), *one[1:]) if isinstance(one, tuple) else one for one in found]
         return found
 
-    def _run(self, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
-        try:
-            rows = self.task.run(self.network, call, batch, arguments)
-        except Exception as error:
-            traceback.print_exc()
-            raise Failed(str(error).split("\n")[0]) from error
+    def _finite(self, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
+        rows = self.task.run(self.network, call, batch, arguments)
         if not all(np.isfinite(row).all() for row in rows):
             raise Failed("its outputs are NaN or infinite")
         return rows
