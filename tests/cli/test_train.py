@@ -134,6 +134,17 @@ def test_evaluate_command_writes_and_prints(capsys: Captured, trained: Path, tmp
     assert {path.name for path in tmp_path.iterdir()} == names
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == top1
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    loaded = load(trained)
+    save_bundle(tmp_path.parent / "warmer", loaded.model.state_dict(), replace(loaded.about, temperature=2.0))
+    for other in ([*arguments, "--part", "all"], ["evaluate", str(tmp_path.parent / "warmer"), *arguments[2:]]):
+        assert main([*other, "--out", str(tmp_path)]) == 1
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "holds another evaluation (convnext_atto on digits), whose results would be lost" in said
+        assert said.endswith("choose another --out")
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_mirror_images_are_asked_wherever_the_network_is(trained: Path, digits: Images, tmp_path: Path) -> None:

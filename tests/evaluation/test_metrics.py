@@ -196,6 +196,7 @@ def evaluation(classes: int, images: int = 300, spread: int = 1) -> Evaluation:
     top1 = 100 * float((predicted == labels).mean())
     parts = (tuple(bins), tuple(per_class(counts, names)), tuple(map(tuple, counts.tolist())), mistakes)
     head = {"model": "m", "data": "d", "images": images, "precision": "fp32", "notes": (), "environment": {}}
+    head["fingerprint"] = ""
     return Evaluation(top1, 100.0, error, *parts, **head)
 
 

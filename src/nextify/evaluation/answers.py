@@ -1,8 +1,6 @@
 """What networks answered during a robustness measurement: collected in memory, and kept on disk to survive a kill."""
 
-import hashlib
 import io
-import json
 import shutil
 import zipfile
 from collections import defaultdict
@@ -15,20 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.evaluation.corrupted_images import Key
+from nextify.evaluation.identity import check_same
 from nextify.evaluation.metrics import calibration
-from nextify.system.files import UnusableFolder, parse_json, write_bytes_atomic
-from nextify.system.text import printable
+from nextify.system.files import write_bytes_atomic
 
 T = TypeVar("T")
 Right = npt.NDArray[np.bool_]
 Confidence = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Called with the number of images that networks have classified so far, and the number they will classify."""
-
-
-def fingerprint(request: object) -> str:
-    """Of JSON-like data of everything that decides the figures of a measurement."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class Partial:
@@ -42,7 +35,7 @@ class Partial:
     def begin(self, fingerprint: str) -> None:
         """Open the folder of a measurement. Raises ``OSError``; ``UnusableFolder`` where the results are another's."""
         if self.results is not None:
-            _check_same(self.results, fingerprint)
+            check_same(self.results, fingerprint, "robustness measurement")
         self.folder = self.root / fingerprint
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -69,20 +62,6 @@ class Partial:
     def _path(self, part: str) -> Path:
         assert self.folder is not None, "begin() comes first"
         return self.folder / f"{part}.npz"
-
-
-def _check_same(results: Path, fingerprint: str) -> None:
-    try:
-        found: Any = parse_json(results.read_text(encoding="utf-8"))
-        if found.get("fingerprint") == fingerprint:
-            return
-    except (FileNotFoundError, ValueError, AttributeError):
-        return  # damaged results are written anew
-    what = printable(f"{found.get('model') or 'a model'} on {found.get('data')}")
-    raise UnusableFolder(
-        f"{results.parent} holds another robustness measurement ({what}), whose results would be lost: choose another "
-        f"--out"
-    )
 
 
 class Recorder:

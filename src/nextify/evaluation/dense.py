@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from nextify.data import DataError
 from nextify.data.dense.annotations import IGNORED, DenseImages, DenseSet, Id, IndexMask
@@ -28,9 +29,9 @@ from nextify.evaluation.dense_pictures import (
 )
 from nextify.evaluation.dense_predict import coco_results, named_objects
 from nextify.evaluation.evaluate import (
-    COCO_RESULTS,
     Measurement,
     Part,
+    begin_evaluation,
     measurement,
     own_run,
     part_of,
@@ -39,6 +40,7 @@ from nextify.evaluation.evaluate import (
     write_evaluation,
 )
 from nextify.evaluation.finder import Finder
+from nextify.evaluation.identity import digest
 from nextify.evaluation.pictures import heading, matrix_picture
 from nextify.system import processes
 from nextify.system.text import plural
@@ -48,6 +50,7 @@ from nextify.tasks.metric_specs import BOXES, MASKS, REGIONS, MetricSpec
 from nextify.tasks.restoring import FoundObjects
 from nextify.tasks.segmentation_metrics import SegmentationMetrics, by_class, pixel_confusion
 
+COCO_RESULTS = "coco-results.json"
 WORST_IMAGES = 12
 CURVES = (0.5, 0.75, 0.9)
 """IoU thresholds whose precision-recall curves are kept."""
@@ -189,6 +192,7 @@ def evaluate_dense(
     Raises:
         DataError: images for another task, or with classes that the network does not know.
         ValueError: nothing to measure on, such as images without objects.
+        UnusableFolder: ``out`` holds another evaluation.
     """
     about = finder.about
     if about.task != images.task:
@@ -204,9 +208,12 @@ def evaluate_dense(
             f"The network was trained with index {about.ignore_index} of the masks ignored, but here index "
             f"{images.ignore_index} is."
         )
+    weights = digest(finder.model) if isinstance(finder.model, nn.Module) else finder.runtime
+    prepared = [about.classes, about.canvas, about.mean, about.std, finder.bf16]
+    asked = begin_evaluation(out, [weights, finder.name, prepared, images.fingerprint, images.ignore_index, part])
     data, sets = part_of(images, part)
     chosen = [(some, i) for some in sets for i in range(len(some))]
-    head = measurement(finder.name, data, len(chosen), finder.device, Inference(finder.bf16), notes)
+    head = measurement(finder.name, data, len(chosen), finder.device, Inference(finder.bf16), notes, asked)
     if about.task == "detection":
         head["category_ids"] = _category_ids(finder, images, chosen, places)
     measure = _objects if about.task == "detection" else _regions

@@ -21,6 +21,7 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import check_agree, visible
 from nextify.data.images import DataSet, S, check_images
 from nextify.data.preprocessing import normalized
+from nextify.evaluation.identity import check_same, digest, fingerprint
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confidence_gap, confusion, per_class, wilson
 from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
 from nextify.evaluation.seen import trained_on
@@ -39,7 +40,6 @@ SHOWN_MISTAKES = 24
 WIDE_GAP = 5.0
 """Points between mean confidence and accuracy from which a note names the remedy."""
 CALIBRATE = "--set calibration=0.1"
-COCO_RESULTS = "coco-results.json"
 Part = Literal["test", "train", "all"]
 Floats = npt.NDArray[np.float32]
 
@@ -55,6 +55,8 @@ class Measurement:
     """``fp32`` or ``bf16``."""
     notes: tuple[str, ...]
     environment: Environment
+    fingerprint: str
+    """Of everything that decides the figures: networks, images and settings."""
 
     def to_dict(self) -> dict[str, object]:
         """Plain data."""
@@ -62,7 +64,13 @@ class Measurement:
 
 
 def measurement(
-    model: str, data: str, images: int, device: str, inference: Inference, notes: Iterable[str]
+    model: str,
+    data: str,
+    images: int,
+    device: str,
+    inference: Inference,
+    notes: Iterable[str],
+    fingerprint: str,
 ) -> dict[str, Any]:
     """The fields of a ``Measurement``, for one that has more."""
     return {
@@ -72,6 +80,7 @@ def measurement(
         "precision": "bf16" if inference.bf16 else "fp32",
         "notes": tuple(dict.fromkeys((*notes, *inference.notes))),
         "environment": {**describe(), "device": device},
+        "fingerprint": fingerprint,
     }
 
 
@@ -202,6 +211,14 @@ class MatchedNetwork(BundleNetwork):
         self.label_of = match_classes(self.about, images, self.notes)
         super().__init__(loaded, device, kernels)
 
+    def identity(self) -> list[str]:
+        """Everything that decides its answers: weights, preprocessing, inference and classes."""
+        bf16, mirror, temperature = self.inference
+        asked = f"{bf16}, mirror" if mirror else str(bf16)  # without mirroring, as before it existed
+        if temperature != 1:
+            asked += f", temperature {temperature!r}"
+        return [digest(self.model), repr(self.settings), asked, str(self.label_of.tolist())]
+
 
 def load_network(bundle: str | Path, device: str = "cpu", kernels: Mode = "auto") -> BundleNetwork:
     """Load a bundle to run it on images whose classes are known to be its own."""
@@ -244,8 +261,10 @@ def evaluate(
             several labels per image, which ``evaluate_multilabel`` measures.
         DataError: classes that the bundle does not know; several labels per image.
         TypeError: ``images`` is not an ``Images``.
+        UnusableFolder: ``out`` holds another evaluation.
     """
     network = load_matched(bundle, images, device, threads, class_order, kernels)
+    asked = begin_evaluation(out, [*network.identity(), images.fingerprint, part])
     data, sets = part_of(images, part)
     probabilities = np.concatenate([network(s) for s in sets])
     labels = network.label_of[np.concatenate([s.labels for s in sets])]
@@ -272,7 +291,7 @@ def evaluate(
         for i, (own, at) in ((i, places[i]) for i in worst.tolist())
     )
     found = Evaluation(
-        **measurement(about.name, data, len(labels), device, network.inference, notes),
+        **measurement(about.name, data, len(labels), device, network.inference, notes, asked),
         top1=accuracy.top1,
         top5=accuracy.top5,
         expected_calibration_error=error,
@@ -383,14 +402,21 @@ def write(found: Evaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]]) 
     write_evaluation(out, found.to_dict(), pictures)
 
 
-def write_evaluation(out: Path, found: Mapping[str, object], files: Mapping[str, bytes]) -> None:
-    """Write evaluation.json and the other ``files``, by their names, into a folder that is made where there is none.
+def begin_evaluation(out: Path | None, request: object) -> str:
+    """The fingerprint of an evaluation, of JSON-like data of everything that decides its figures.
 
-    Of an earlier evaluation there, what this one does not leave is removed.
+    Raises:
+        UnusableFolder: ``out`` holds another evaluation.
     """
+    asked = fingerprint(request)
+    if out is not None:
+        check_same(out / "evaluation.json", asked, "evaluation")
+    return asked
+
+
+def write_evaluation(out: Path, found: Mapping[str, object], files: Mapping[str, bytes]) -> None:
+    """Write evaluation.json and the other ``files``, by their names, into a folder that is made where there is none."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in {COCO_RESULTS, "mistakes.png", "worst.png"} - {*files}:
-        (out / name).unlink(missing_ok=True)
     write_json_atomic(out / "evaluation.json", found)
     for name, content in files.items():
         write_bytes_atomic(out / name, content)

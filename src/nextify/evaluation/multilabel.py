@@ -12,7 +12,15 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import visible
 from nextify.data.images import check_images
 from nextify.evaluation.dense_intervals import DRAWS, Interval, draw_counts, middle, parts_of_draws
-from nextify.evaluation.evaluate import MatchedNetwork, Measurement, Part, measurement, part_of, write_evaluation
+from nextify.evaluation.evaluate import (
+    MatchedNetwork,
+    Measurement,
+    Part,
+    begin_evaluation,
+    measurement,
+    part_of,
+    write_evaluation,
+)
 from nextify.evaluation.multilabel_pictures import curves_picture, worst_picture
 from nextify.evaluation.seen import trained_on
 from nextify.system import processes
@@ -95,6 +103,7 @@ def evaluate_multilabel(
         WeightsError: no bundle, a damaged one, or one for one class per image.
         DataError: labels that the bundle does not know; images of one class each, or without any label.
         TypeError: ``images`` is not an ``Images``.
+        UnusableFolder: ``out`` holds another evaluation.
     """
     check_images(images, several=True)
     if threads is not None:
@@ -109,6 +118,7 @@ def evaluate_multilabel(
         raise DataError(f"{images.name} has one class per image: open it with task='multilabel'")
     network = MatchedNetwork(loaded, images, device, kernels)
     notes = network.notes
+    asked = begin_evaluation(out, [*network.identity(), images.fingerprint, part, about.thresholds])
     data, sets = part_of(images, part)
     notes += trained_on(bundle, sets, part)
     logits = np.concatenate([network(s, raw=True) for s in sets])
@@ -123,7 +133,7 @@ def evaluate_multilabel(
         )
     worst, shown = _worst(seen, about.classes, sets)
     found = MultiLabelEvaluation(
-        **measurement(about.name, data, len(truth), device, network.inference, notes),
+        **measurement(about.name, data, len(truth), device, network.inference, notes, asked),
         metrics=seen.values(),
         intervals=intervals(seen),
         classes=seen.per_class(about.classes),

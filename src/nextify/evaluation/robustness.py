@@ -6,7 +6,6 @@ were. The random numbers are a function of the seed and the image, so they are t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,13 @@ import torch
 
 from nextify.data import DataError, Images
 from nextify.data.images import check_images
-from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, Right, fingerprint
+from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, Right
 from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupter, decoded, prepared, spread, stored
 from nextify.evaluation.corruption_error import ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
 from nextify.evaluation.corruption_names import ALEXNET, CORRUPTIONS, SEVERITIES, checked
 from nextify.evaluation.corruptions import SMALLEST_SIDE, published_size
 from nextify.evaluation.evaluate import MatchedNetwork, Measurement, Part, measurement, part_of
+from nextify.evaluation.identity import fingerprint
 from nextify.evaluation.seen import trained_on
 from nextify.system.native import Mode
 from nextify.system.text import several
@@ -64,8 +64,6 @@ class Robustness(Measurement):
     seed: int
     made_frost: bool
     """Whether frost is nextify's own texture, whose errors cannot be compared with published ones."""
-    fingerprint: str
-    """Of everything that decides the figures: bundles, images, settings and device."""
 
 
 def measure(
@@ -193,7 +191,7 @@ def measure(
         for c in corruptions
     )
     return Robustness(
-        **measurement(first.name, data, len(chosen), device, first.inference, notes),
+        **measurement(first.name, data, len(chosen), device, first.inference, notes, identity),
         size=first.settings.size,
         corrupted_here=bool(made),
         strengths_of=published_size(*first.settings.size),
@@ -211,7 +209,6 @@ def measure(
         only_present_classes=only_present_classes,
         seed=seed,
         made_frost=made_frost,
-        fingerprint=identity,
     )
 
 
@@ -248,17 +245,6 @@ class _Network(MatchedNetwork):
         self.notes += self.inference.notes
         self.name, self.num_classes = self.about.name, self.about.num_classes
         self.present = np.unique(self.label_of) if only_present else None
-
-    def identity(self) -> list[str]:
-        """Everything that decides its answers: weights, preprocessing, inference and classes."""
-        digest = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        bf16, mirror, temperature = self.inference
-        asked = f"{bf16}, mirror" if mirror else str(bf16)  # without mirroring, as before it existed
-        if temperature != 1:
-            asked += f", temperature {temperature!r}"
-        return [digest.hexdigest(), repr(self.settings), asked, str(self.label_of.tolist())]
 
     def answer(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[Right, Confidence]:
         """Whether each image's most probable class is right, and its probability; ``(N,)`` each."""

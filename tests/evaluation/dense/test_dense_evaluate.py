@@ -15,6 +15,7 @@ from nextify.data import DataError
 from nextify.data.dense import open_dense
 from nextify.evaluation.dense import DetectionEvaluation, SegmentationEvaluation, evaluate_dense
 from nextify.networks.dense.detection import Found
+from nextify.system.files import UnusableFolder
 from tests.data.dense import layouts
 from tests.evaluation.dense.helpers import finder, made, perfect
 from tests.helpers import save_noise
@@ -105,10 +106,12 @@ def test_cocos_results_are_scored_against_the_users_own_file(masks: bool, tmp_pa
         scored.summarize()
         assert 5 < evaluated.metrics[key] < 95
         assert 100 * scored.stats[0] == pytest.approx(evaluated.metrics[key])
-    both = evaluate_dense(finder(images, [*answers, *answers], order), images, part="all", out=tmp_path / "out")
-    # Both parts have images of these ids, and those of the evaluation before are removed.
-    assert not (tmp_path / "out" / "coco-results.json").exists()
-    assert "coco-results.json" not in both.files
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(UnusableFolder, match=r"holds another evaluation \(told on .*choose another --out$"):
+        evaluate_dense(finder(images, answers, order), images, part="all", out=tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    both = evaluate_dense(finder(images, [*answers, *answers], order), images, part="all", out=tmp_path / "both")
+    assert "coco-results.json" not in both.files  # both parts have images of these ids
 
 
 def test_another_ignored_index_than_in_the_training_is_said() -> None:
