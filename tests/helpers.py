@@ -20,7 +20,7 @@ from nextify.data import Images, ImageSet
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.networks.zoo import create_model
-from nextify.paper.design import CONVNEXT_TINY
+from nextify.paper.design import CONVNEXT_TINY, Design
 from nextify.system.processes import worker_context
 from nextify.weights import About, Preprocessing, save_bundle
 
@@ -64,18 +64,19 @@ def tiny_bundle(
     size: int,
     crop_ratio: float,
     *,
+    design: Design = TINY,
     seed: int = 0,
     sharpness: float = 1,
     **about: Any,
 ) -> Path:
     """A bundle of a tiny untrained network; with more ``sharpness`` it tells images apart, though by chance."""
     torch.manual_seed(seed)
-    model = create_model(TINY, len(classes))
+    model = create_model(design, len(classes))
     with torch.no_grad():
         model.head.classifier.weight.mul_(sharpness)
     settings = Preprocessing.from_crop_ratio(size, crop_ratio)
     return save_bundle(
-        path, model.state_dict(), About(TINY, len(classes), classes=classes, preprocessing=settings, **about)
+        path, model.state_dict(), About(design, len(classes), classes=classes, preprocessing=settings, **about)
     )
 
 

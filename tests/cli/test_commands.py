@@ -18,10 +18,10 @@ import pytest
 import nextify
 import nextify.cli
 from nextify.cli import COMMANDS, main
-from nextify.paper.design import InertChoice
+from nextify.paper.design import RESNET50, Design, InertChoice
 from nextify.study.engine import EngineError
 from nextify.training.tracking import MissingTracker
-from tests.helpers import Captured, save_noise, tiny_bundle
+from tests.helpers import TINY, Captured, save_noise, tiny_bundle
 
 
 def out(capsys: Captured, *arguments: str) -> str:
@@ -252,8 +252,9 @@ def test_a_full_disk_behind_stdout_is_a_line() -> None:
 
 
 @pytest.mark.slow
-def test_predicting_imports_little_beyond_torch(tmp_path: Path) -> None:
-    bundle = tiny_bundle(tmp_path / "bundle", ("a", "b"), 32, 1)
+@pytest.mark.parametrize("design", [TINY, RESNET50.with_(depths=(1, 1, 1, 1))])
+def test_predicting_imports_little_beyond_torch(tmp_path: Path, design: Design) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle", ("a", "b"), 32, 1, design=design)
     save_noise(tmp_path / "photo.png", 0)
     code = (
         "import sys, torch; before = {*sys.modules}; from nextify.cli import main; "

@@ -179,8 +179,11 @@ class DropPath(nn.Module):
 
 def initialize(module: nn.Module, how: str) -> None:
     """Draw the weights of one module's own parameters: ``he`` (arXiv 1502.01852, fan out, as torchvision's ResNet)
-    or ``truncated_normal`` of standard deviation 0.02 (as the released ConvNeXt). Biases become zero."""
-    if not isinstance(module, nn.Conv2d | nn.Linear):
+    or ``truncated_normal`` of standard deviation 0.02 (as the released ConvNeXt). Biases become zero.
+
+    On the meta device nothing is drawn: there, torch's ``normal_`` imports sympy, for most of a second.
+    """
+    if not isinstance(module, nn.Conv2d | nn.Linear) or module.weight.is_meta:
         return
     if how == "he":
         fan_out = module.weight.shape[0] * module.weight[0, 0].numel()
