@@ -64,12 +64,12 @@ def planted(images: int, seed: int, classes: int = 2) -> tuple[Tensor, Tensor, T
 
 
 @lru_cache
-def trained(family: str) -> ConvNet:
+def trained(family: str, seed: int = 0) -> ConvNet:
     """A network that tells a red square from a green one and from none.
 
     The learning rate falls to nothing: with a constant one, where the maps lie depends on the last few steps.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model, steps = create_model(FAMILIES[family], 3), 100
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
