@@ -36,13 +36,14 @@ from nextify.system.files import UnusableFolder, write_json_atomic
 from nextify.tasks.classification import Inference, class_weights, fitted_temperature
 from nextify.training.loop import TrainingStopped
 from nextify.training.overfit import overfit_batch
-from nextify.training.prepare import UNCALIBRATED_GROUPS, Prepared, prepare, resolved
+from nextify.training.prepare import Prepared, prepare, resolved
 from nextify.training.probe import OutOfMemory, Speed, measure
 from nextify.training.request import Request, RequestError
 from nextify.training.result import finished
 from nextify.training.run import taken
 from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.train import train as train_in_one_call
+from nextify.training.trained_recipe import UNCALIBRATED_GROUPS
 from nextify.training.trainer import Trainer
 from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD, Data, Runtime, Trial, _deciding
 from nextify.weights import load, load_bundle, model_card, save_bundle

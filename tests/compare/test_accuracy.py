@@ -51,7 +51,7 @@ from nextify.study.study import StudyEstimate
 from nextify.system.files import FOREIGN_JSON
 from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import classifier, parameter_groups, undecayed_parameters
-from nextify.training.prepare import default_side
+from nextify.training.prepare_classifier import default_side
 from nextify.training.run import run_trial
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, Preprocessing, save_bundle

@@ -30,7 +30,7 @@ from nextify.report.text import duration, listing
 from nextify.system.device import usable_device
 from nextify.system.environment import cores, describe
 from nextify.system.text import plural
-from nextify.training.prepare import default_side
+from nextify.training.prepare_classifier import default_side
 
 
 def run_comparison(options: Options) -> int:

@@ -22,7 +22,8 @@ from nextify.system.native import Mode
 from nextify.system.text import plural, several
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnProgress
-from nextify.training.prepare import Prepared, check_for, digest
+from nextify.training.prepare import Prepared, digest
+from nextify.training.prepare_classifier import check_for
 from nextify.training.prepare_dense import DensePreflight, dense_preflight
 from nextify.training.request import Request, RequestError, check_licence, split
 from nextify.training.result import Result, read_object

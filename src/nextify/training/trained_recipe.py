@@ -1,0 +1,90 @@
+"""From the recipe as fitted to the one that is trained with: the user's settings, calibration, images without colours.
+
+Each step returns the recipe and the changes to it, with reasons, as they stand after it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nextify.data import DataError, Images
+from nextify.data.batches import divided
+from nextify.fitting.fit import Change, calibration_share, for_optimizer, without_average
+from nextify.paper.design import Design
+from nextify.paper.recipe import Recipe
+from nextify.system.text import plural
+from nextify.training.prepare_classifier import OF_COLOURS
+from nextify.training.request import DESIGN_FIELDS
+
+Changes = list[Change]
+UNCALIBRATED = (
+    "confidences are not calibrated, as there are too few images to hold some out; --set calibration=0.1 holds out a "
+    "tenth all the same"
+)
+UNCALIBRATED_GROUPS = (
+    "confidences are not calibrated, as the groups are too large to hold one out; --set calibration=0.1 holds "
+    "one out all the same"
+)
+THRESHOLDS_OF_HALF = "labels with a probability of at least 0.5 are predicted; --set calibration=0.1 fits thresholds"
+
+
+def for_chosen_optimizer(fitted: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, Sequence[Change]]:
+    """The fitted recipe with the rates that suit the optimizer of the ``settings``."""
+    chosen = {name: value for name, value in settings.items() if name.partition(".")[0] == "optimizer"}
+    return for_optimizer(fitted, fitted.with_(**chosen).optimizer)
+
+
+def with_settings(
+    usual: Recipe, settings: Mapping[str, Any], design: Design, changes: Changes
+) -> tuple[Recipe, Changes]:
+    """The ``usual`` recipe with the user's ``settings``, without the changes that they or the ``design`` undo."""
+    above = dict(settings)
+    rate = above.get("learning_rate")
+    if rate is not None and "min_learning_rate" not in above and rate < usual.min_learning_rate:
+        above["min_learning_rate"] = 0.0  # the cosine must not end above where it starts
+    recipe = usual.with_(**above)
+    changes = [c for c in changes if c.after == (design if c.field in DESIGN_FIELDS else recipe).get(c.field)]
+    if design.norm == "batch" and recipe.ema != "off" and "ema" not in above:
+        recipe, change = without_average(recipe)
+        changes = [*(c for c in changes if c.field != "ema"), change]
+    return recipe, changes
+
+
+def calibrated(recipe: Recipe, changes: Changes, images: Images, notes: list[str]) -> tuple[Recipe, Changes]:
+    """The recipe with a share of the training images held out to calibrate on, if there are enough; else a note."""
+    share = calibration_share(images, recipe.batch_size)
+    if share is None:
+        notes.append(UNCALIBRATED)
+        return recipe, changes
+    held_out = _held_out(images, recipe.with_(calibration=share))
+    if not held_out:
+        notes.append(UNCALIBRATED_GROUPS)
+        return recipe, changes
+    groups = "" if images.train.groups is None else ", in whole groups"
+    fitted_on = "thresholds" if images.multilabel else "confidences"
+    reason = (
+        f"{held_out:,} training images are held out{groups}, and {fitted_on} fitted on them; "
+        f"--set calibration=off trains on all"
+    )
+    return recipe.with_(calibration=share), [*changes, Change("calibration", "off", share, reason)]
+
+
+def _held_out(images: Images, recipe: Recipe) -> int:
+    """Images to calibrate on; 0 where whole groups would be too many of them, or no group can be spared."""
+    try:
+        trained, held_out = divided(images.train, recipe)
+    except DataError:
+        return 0
+    few = 10 * len(held_out) <= len(images.train) and len(trained) >= recipe.batch_size
+    return len(held_out) if few else 0
+
+
+def without_colours(recipe: Recipe, changes: Changes, channels: int) -> tuple[Recipe, Changes]:
+    """The recipe without the augmentations that know colours only."""
+    for name in OF_COLOURS:
+        before = recipe.get(name)
+        if before == "off":
+            continue
+        recipe = recipe.with_(**{name: "off"})
+        reason = f"it changes colours, and the images have {plural(channels, 'channel')}"
+        changes = [*(c for c in changes if c.field != name), Change(name, before, "off", reason)]
+    return recipe, changes
