@@ -39,7 +39,8 @@ from nextify.deploy import formats
 from nextify.deploy import quantize as quantizing
 from nextify.deploy.export import Source
 from nextify.deploy.gate import Answers, change
-from nextify.deploy.quantize import INT8, fastest, quantize, write_int8
+from nextify.deploy.int8 import INT8, write_int8
+from nextify.deploy.quantize import fastest, quantize
 from nextify.deploy.runners import Exported, open_runner, quiet, start
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Network, Runner, probabilities

@@ -17,7 +17,9 @@ from nextify.data.images import ImageSet, UniformStore
 from nextify.data.kept import Kept
 from nextify.deploy import quantize as search
 from nextify.deploy.gate import Answers, change, images_needed, interval
-from nextify.deploy.quantize import GATE_SHARE, INT8, Candidate, Quantized, quantize
+from nextify.deploy.gate_images import GATE_SHARE, TooFewImages, divided
+from nextify.deploy.int8 import INT8
+from nextify.deploy.quantize import Candidate, Quantized, quantize
 from nextify.deploy.runners import Exported, open_runner
 from nextify.evaluation.runner import Floats, Network
 from tests.deploy.test_export import bundle_of, installed
@@ -62,12 +64,12 @@ def test_a_change_counts_the_images_that_differ() -> None:
 
 
 def test_the_three_parts_are_disjoint(digits: Images) -> None:
-    calibration, gate, unseen = search._parts(digits, 1.0, seed=3)
+    calibration, gate, unseen = divided(digits, 1.0, seed=3)
     assert len(calibration) == 300
     assert calibration.max() < digits.train_images
     assert sorted([*gate.tolist(), *unseen.tolist()]) == list(range(digits.test_images))
     assert len(gate) == round(GATE_SHARE * digits.test_images)
-    assert not np.array_equal(unseen, search._parts(digits, 1.0, seed=4)[2])
+    assert not np.array_equal(unseen, divided(digits, 1.0, seed=4)[2])
 
 
 def test_equal_images_and_groups_are_in_one_part(digits: Images) -> None:
@@ -82,7 +84,7 @@ def test_equal_images_and_groups_are_in_one_part(digits: Images) -> None:
     groups[700] = "g69"  # as which the image 0 is in two groups
     trained = some(np.concatenate([train[:400], test[:200]]), ["g69"] * 50 + [""] * 550)
     held = some(test[shown], groups)
-    calibration, gate, unseen = search._parts(replace(digits, train=trained, test=held), 1.0, seed=3)
+    calibration, gate, unseen = divided(replace(digits, train=trained, test=held), 1.0, seed=3)
     assert len(calibration) == 300
     assert 50 <= calibration.min() <= calibration.max() < 400
     assert sorted([*gate.tolist(), *unseen.tolist()]) == list(range(1000))
@@ -90,10 +92,10 @@ def test_equal_images_and_groups_are_in_one_part(digits: Images) -> None:
     assert not {*shown[gate]} & {*shown[unseen]}
     assert {groups[i] for i in gate} & {groups[i] for i in unseen} == {""}
     assert len({i in gate for i in (*range(10), *range(690, 710))}) == 1
-    with pytest.raises(search.TooFewImages, match="of too few groups"):
-        search._parts(replace(digits, train=trained, test=some(test, ["one"] * len(test))), 1.0, seed=3)
-    with pytest.raises(search.TooFewImages, match="is held out, too"):
-        search._parts(replace(digits, train=some(test[:9], [""] * 9), test=held), 1.0, seed=3)
+    with pytest.raises(TooFewImages, match="of too few groups"):
+        divided(replace(digits, train=trained, test=some(test, ["one"] * len(test))), 1.0, seed=3)
+    with pytest.raises(TooFewImages, match="is held out, too"):
+        divided(replace(digits, train=some(test[:9], [""] * 9), test=held), 1.0, seed=3)
 
 
 def test_too_few_images_are_said_before_any_work(tmp_path: Path, capsys: Captured) -> None:
