@@ -33,6 +33,7 @@ from nextify.paper.design import RESNET50
 from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift
 from nextify.system import native
 from nextify.system.files import UnusableFolder, write_json_atomic
+from nextify.system.lease import taken
 from nextify.tasks.classification import Inference, class_weights, fitted_temperature
 from nextify.training.loop import TrainingStopped
 from nextify.training.overfit import overfit_batch
@@ -40,7 +41,6 @@ from nextify.training.prepare import Prepared, prepare, resolved
 from nextify.training.probe import OutOfMemory, Speed, measure
 from nextify.training.request import Request, RequestError
 from nextify.training.result import finished
-from nextify.training.run import taken
 from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.train import train as train_in_one_call
 from nextify.training.trained_recipe import UNCALIBRATED_GROUPS

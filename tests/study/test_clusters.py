@@ -21,10 +21,9 @@ from nextify.study.engine import Advanced, EngineError, Failed, Job, LocalEngine
 from nextify.study.store import Store
 from nextify.system import lease
 from nextify.system.files import UnusableFolder
-from nextify.system.lease import LeaseLost, another_holder, leased
+from nextify.system.lease import LeaseLost, another_holder, leased, taken
 from nextify.training.loop import Progress
 from nextify.training.probe import Speed
-from nextify.training.run import taken
 from tests.study.clusters import RUNTIME, Steps, figures, small_study, wait_until
 
 # -- leases ------------------------------------------------------------------------------------------------------------

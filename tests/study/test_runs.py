@@ -20,8 +20,8 @@ from nextify.study.results import StudyResults
 from nextify.study.runs import Run, RunError, runs
 from nextify.study.statistics import corrected_interval, mcnemar
 from nextify.system.files import followed, link_latest
+from nextify.system.lease import taken
 from nextify.training.checkpoint import save_checkpoint
-from nextify.training.run import taken
 from nextify.weights.bundle import located
 from tests.helpers import Captured
 

@@ -275,7 +275,7 @@ def test_a_full_disk_in_the_middle_costs_one_line_and_no_training(digits, tmp_pa
         kept.append(load_checkpoint(tmp_path / "checkpoint.pt")["step"])
 
     with monkeypatch.context() as at_the_end:
-        at_the_end.setattr("nextify.training.run.save_bundle", save_bundle)
+        at_the_end.setattr("nextify.training.kept.save_bundle", save_bundle)
         result = run_trial(trial, digits, replace(RUNTIME, checkpoint_seconds=0.0), tmp_path, warn=said.append)
     assert len(said) == 1
     assert "cannot save a checkpoint" in said[0]

@@ -16,8 +16,8 @@ from nextify.cli import main
 from nextify.data import DataError, Images, open_images
 from nextify.paper.recipe import RandomResized
 from nextify.system.files import UnusableFolder
+from nextify.system.lease import taken
 from nextify.training.result import of_earlier_versions
-from nextify.training.run import taken
 from nextify.training.train import train
 from tests.helpers import noise, save_noise
 

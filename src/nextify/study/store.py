@@ -10,9 +10,8 @@ from typing import Self
 
 from nextify.study.plan import PlannedTrial
 from nextify.system.files import make_folder, parse_json, write_json_atomic
-from nextify.system.lease import leased
+from nextify.system.lease import leased, taken
 from nextify.training.result import Result, finished, of_earlier_versions
-from nextify.training.run import taken
 
 
 class Store:

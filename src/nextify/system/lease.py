@@ -1,4 +1,4 @@
-"""Leases: who works in a folder of a shared disk, where file locks may not reach from one machine to the next.
+"""Who works in a folder: file locks, and leases on a shared disk, where locks may not reach the next machine.
 
 Whoever wants the folder writes a file of its own into it and then looks for others: it has the folder if no other lease
 is alive, and withdraws otherwise. Of two that come at once, at least one sees the other. The holder touches its file
@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from nextify.system.files import UnusableFolder, parse_json, write_json_atomic
+from nextify.system.files import UnusableFolder, check_regular, parse_json, write_json_atomic
 
 BEAT = 10.0
 """Seconds between two signs of life."""
@@ -82,6 +83,42 @@ def leased(folder: Path, wait: bool = False) -> Iterator[Lease]:
         yield lease
     finally:
         lease.end()
+
+
+@contextlib.contextmanager
+def taken(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process alone; the system frees it when the process dies.
+
+    A disk without file locks gets a lease, and leases of other machines are respected. Raises ``UnusableFolder`` where
+    another process has it, or it holds a pipe or device.
+    """
+    check_regular(folder.iterdir())
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock, the user's care
+        yield
+        return
+    file: IO[str]
+    with open(folder / ".lock", "w") as file:
+        for last in (False, True):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if last:
+                    message = f"{folder} is in use by another run; wait for it, or choose another --out"
+                    raise UnusableFolder(message) from error
+            except OSError:  # a shared disk without locks
+                with leased(folder):
+                    yield
+                return
+            time.sleep(0.05)  # a listing of runs holds it for a moment
+        try:
+            if (holder := another_holder(folder)) is not None:
+                raise UnusableFolder(holder)
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # for workers too, which have the file open until they end
 
 
 def another_holder(folder: Path, ours: Path | None = None) -> str | None:

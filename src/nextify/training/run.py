@@ -1,41 +1,35 @@
 """The one way to train: a trial runs in a folder, resumes there, and leaves its network and records (docs/training.md).
 
 ``train`` runs one trial, a study many through an engine, ``compare`` many through a study. ``result.json`` is written
-last, so it marks a finished trial. Of timm's networks, which have no Design, ``bundle/`` holds weights and timm.json; a
-pre-training's bundle is the encoder, beside which ``decoder.safetensors`` lies.
+last, so it marks a finished trial.
 """
 
 import contextlib
 import functools
-import hashlib
 import secrets
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
 
 import torch
-from safetensors.torch import save
-from torch import Tensor
 
 from nextify import kernels
-from nextify.data.dense.annotations import DenseImages
 from nextify.evaluation.dense_intervals import ap_scores, miou_scores
 from nextify.networks.dense.design import DenseDesign
-from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
-from nextify.system import lease, native, processes
+from nextify.system import native, processes
 from nextify.system.device import gpu_name, out_of_memory, peak_memory_mib
 from nextify.system.environment import Environment, describe
-from nextify.system.files import FOREIGN_JSON, UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
+from nextify.system.files import FOREIGN_JSON, UnusableFolder, write_json_atomic
+from nextify.system.lease import taken
 from nextify.tasks.average_precision import DetectionMetrics
 from nextify.tasks.classification import Accuracy
 from nextify.tasks.multilabel_metrics import MultiLabelMetrics
 from nextify.tasks.segmentation_metrics import SegmentationMetrics
 from nextify.tasks.task import Metrics
 from nextify.training.checkpoint import remove_checkpoint
+from nextify.training.kept import Calibration, Told, keep
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnEpoch, OnProgress, ShouldStop, run_steps, speed
 from nextify.training.records import Records, Warn, to_stderr
@@ -43,9 +37,7 @@ from nextify.training.result import Result, finished, packed, packed_scores
 from nextify.training.tracking import open_trackers
 from nextify.training.trainer import Start, Trainer
 from nextify.training.trial import VERSION, Runtime, Trial
-from nextify.weights import About, Metric, Preprocessing, is_bundle, save_bundle
-from nextify.weights.autoencoder import save_decoder
-from nextify.weights.bundle import WEIGHTS_FILE, DenseAbout
+from nextify.weights import Metric, is_bundle
 
 
 class TrainingOutOfMemory(RuntimeError):
@@ -120,33 +112,29 @@ def run_trial(
                 lambda: records.track(open_trackers(track, folder, trial.fingerprint, trial.to_dict(), trainer.step))
             )
             final = run_steps(trainer, records, on_progress, should_stop, on_epoch)
-            temperature, thresholds = trainer.temperature(), trainer.thresholds()
+            calibration = Calibration(trainer.temperature(), trainer.thresholds())
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             raise TrainingOutOfMemory(_less_memory(trial, runtime)) from error
         records.whole_log(trainer.curve)  # in case a full disk had cost a line
-        loss = trainer.curve[-1]["train_loss"]
-        assert loss is not None
         if isinstance(final, MultiLabelMetrics):
-            final = final.at(thresholds)
-        result = Result(
-            *(trial.fingerprint, folder / "bundle", final.values(), final.images, loss),
-            *(round(trainer.seconds, 2), round(speed(trainer), 1), peak_memory_mib(), trainer.curve),
-            # Several processes test every N-th batch each, so that their answers are not in the images' order.
-            right=packed(final.right) if isinstance(final, Accuracy) and processes.count() == 1 else None,
-            scores=_scores(final) if processes.count() == 1 else None,
-        )
+            final = final.at(calibration.thresholds)
+        result = _result(trial, folder, trainer, final)
         weights = trainer.kept_weights()
 
-        def keep() -> None:  # all of it before the checkpoint goes: a run that is killed in between goes on from there
+        def leave() -> None:  # all of it before the checkpoint goes: a run that is killed in between goes on from there
             place = _environment(runtime.device)
-            source = f"trial {trial.fingerprint}" + (f", from {start_source}" if start_source else "")
             provenance = (
                 f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, torch "
                 f"{place['torch']}, {result.seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
             )
-            _save_network(weights, trial, images, result, (temperature, thresholds), name, source, licence, provenance)
+            metrics = tuple(
+                Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()
+            )
+            source = f"trial {trial.fingerprint}" + (f", from {start_source}" if start_source else "")
+            told = Told(trial.recipe, metrics, licence, source)
+            keep(result.bundle, weights, trial, images, calibration, name, told)
             content = {
                 "version": VERSION,
                 **result.to_dict(),
@@ -158,8 +146,21 @@ def run_trial(
             write_json_atomic(folder / "result.json", content)
             records.remove_checkpoint()
 
-        processes.from_first(keep)
+        processes.from_first(leave)
     return result
+
+
+def _result(trial: Trial, folder: Path, trainer: Trainer, final: Metrics) -> Result:
+    """Of a training that has ended with these metrics."""
+    loss = trainer.curve[-1]["train_loss"]
+    assert loss is not None
+    return Result(
+        *(trial.fingerprint, folder / "bundle", final.values(), final.images, loss),
+        *(round(trainer.seconds, 2), round(speed(trainer), 1), peak_memory_mib(), trainer.curve),
+        # Several processes test every N-th batch each, so that their answers are not in the images' order.
+        right=packed(final.right) if isinstance(final, Accuracy) and processes.count() == 1 else None,
+        scores=_scores(final) if processes.count() == 1 else None,
+    )
 
 
 def _scores(final: Metrics) -> str | None:
@@ -215,113 +216,6 @@ def _less_memory(trial: Trial, runtime: Runtime) -> str:
     return f"{less}, and resumes from the last checkpoint"
 
 
-@contextlib.contextmanager
-def taken(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process alone; the system frees it when the process dies.
-
-    A disk without file locks gets a lease, and leases of other machines are respected (``lease``). Raises
-    ``UnusableFolder`` where another process has it, or it holds a pipe or device."""
-    check_regular(folder.iterdir())
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock, the user's care
-        yield
-        return
-    file: IO[str]
-    with open(folder / ".lock", "w") as file:
-        for last in (False, True):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if last:
-                    message = f"{folder} is in use by another run; wait for it, or choose another --out"
-                    raise UnusableFolder(message) from error
-            except OSError:  # a shared disk without locks
-                with lease.leased(folder):
-                    yield
-                return
-            time.sleep(0.05)  # a listing of runs holds it for a moment
-        try:
-            if (holder := lease.another_holder(folder)) is not None:
-                raise UnusableFolder(holder)
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # for workers too, which have the file open until they end
-
-
-# -- the network that is left --------------------------------------------------------------------------------------
-
-
 @functools.cache
 def _environment(device: str) -> Environment:
     return {**describe(), "gpu": gpu_name(device)}
-
-
-def _save_network(
-    weights: Mapping[str, Tensor],
-    trial: Trial,
-    images: AnyImages,
-    result: Result,
-    calibrated: tuple[float, tuple[float, ...]],
-    name: str,
-    source: str,
-    licence: str,
-    provenance: str,
-) -> None:
-    """Write a bundle or, for a classifier of timm's, its weights and a JSON that says the same about them.
-    ``calibrated``: the temperature, and the thresholds of several labels."""
-    temperature, thresholds = calibrated
-    metrics = tuple(
-        Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()
-    )
-    told: dict[str, Any] = {"recipe": trial.recipe, "metrics": metrics, "licence": licence, "source": source}
-    if isinstance(trial.design, DenseDesign):
-        assert trial.data.canvas is not None
-        assert isinstance(images, DenseImages)
-        dense = DenseAbout(
-            *(trial.design, images.classes, trial.data.canvas, trial.data.mean, trial.data.std, name),
-            category_ids=images.category_ids,
-            ignore_index=images.ignore_index,
-            **told,
-        )
-        save_bundle(result.bundle, weights, dense)
-        return
-    assert not isinstance(images, DenseImages)
-    preprocessing = Preprocessing.from_crop_ratio(
-        trial.data.image_size,
-        trial.recipe.test_crop_ratio,
-        mean=trial.data.mean,
-        std=trial.data.std,
-        bands=images.bands,
-    )
-    if isinstance(trial.design, MaskedDesign):
-        about = About(trial.design.encoder, 0, name=name, preprocessing=preprocessing, **told)
-        save_decoder(result.bundle.parent, weights)
-        encoder = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
-        save_bundle(result.bundle, encoder, about)
-        return
-    if isinstance(trial.design, Design):
-        about = About(
-            *(trial.design, images.num_classes, images.channels, name, images.classes, preprocessing),
-            temperature=temperature,
-            thresholds=thresholds,
-            **told,
-        )
-        save_bundle(result.bundle, weights, about)
-        return
-    data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in weights.items()})
-    content = {
-        "network": trial.design.to_dict(),
-        "num_classes": images.num_classes,
-        "classes": images.classes,
-        "preprocessing": preprocessing.to_dict(),
-        "recipe": trial.recipe.to_dict(),
-        "temperature": temperature,
-        "metrics": [asdict(metric) for metric in metrics],
-        "source": source,
-        "weights_sha256": hashlib.sha256(data).hexdigest(),
-    }
-    result.bundle.mkdir(exist_ok=True)
-    write_bytes_atomic(result.bundle / WEIGHTS_FILE, data)
-    write_json_atomic(result.bundle / FOREIGN_JSON, content)
