@@ -27,6 +27,7 @@ from nextify.data.decode import decode
 from nextify.deploy.runners import open_runner, predict
 from nextify.deploy.serve import app as serving
 from nextify.deploy.serve.app import Settings, create_app
+from nextify.deploy.serve.door import OPEN
 from nextify.deploy.serve.tasks import Classes
 from nextify.deploy.serve.workers import Facts, InProcess, ServeError
 from nextify.evaluation.predict import Prediction
@@ -277,7 +278,7 @@ def test_the_token_guards_all_but_the_page_and_health(bundle: Path) -> None:
             answer = post(client, "/predict", PHOTOS[0], authorization=value)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert post(client, "/predict", PHOTOS[0], authorization="Bearer secret").status_code == 200
-        for path in serving.OPEN:
+        for path in OPEN:
             assert client.get(path).status_code == 200
 
 

@@ -7,11 +7,8 @@ and prepared by itself, and only arrays of one shape enter a batch.
 import asyncio
 import base64
 import gc
-import hashlib
-import hmac
 import io
 import json
-import math
 import os
 import re
 import time
@@ -25,32 +22,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from python_multipart.multipart import parse_options_header
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nextify import __version__
 from nextify.data.decode import UnreadableImage, opened
 from nextify.deploy.explain import coloured
 from nextify.deploy.serve import protocol
 from nextify.deploy.serve.batching import Batcher, Full
+from nextify.deploy.serve.door import Door, content_policy, error_line
 from nextify.deploy.serve.metrics import Metrics
+from nextify.deploy.serve.reading import asks_for_png, read_body, read_images, read_parameter
 from nextify.deploy.serve.tasks import ENCODED, EXPLAIN, INFER, PREDICT, Array, Parameter, task_of
 from nextify.deploy.serve.workers import Facts, Failed, Worker
-from nextify.system.files import parse_json
-from nextify.system.text import printable, shortened
+from nextify.system.text import printable
 from nextify.tasks.metric_specs import TITLES, is_telling
 
-OPEN = ("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
-"""Paths that need no token; the page asks for one."""
-UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-"""Content types of clients that were told none; the last is what ``curl --data-binary`` sends."""
 SMALL = 4_000_000
 """Pixels up to which a worker decodes an image itself."""
 GONE = 499
@@ -98,7 +88,7 @@ class _Server:
         self.metrics.accepted.set_function(lambda: self.batcher.accepted)
         self.metrics.workers.set_function(lambda: self.batcher.alive)
         self.page = files("nextify.deploy.serve").joinpath("page.html").read_text("utf-8")
-        self.policy = _content_policy(self.page)
+        self.policy = content_policy(self.page)
         described = files("nextify.deploy.serve").joinpath("openapi.json").read_text("utf-8")
         self.openapi = json.loads(described.replace("MODEL", self.name).replace("VERSION", __version__))
         model = f"/v2/models/{self.name}"
@@ -126,17 +116,17 @@ class _Server:
             lifespan=self.running,
             exception_handlers={
                 HTTPException: self.refuse,
-                Full: lambda request, error: _error(503, "too many images at once", {"Retry-After": "1"}),
-                Failed: lambda request, error: _error(500, f"the network failed: {error}"),
-                TimeoutError: lambda request, error: _error(504, f"no answer within {settings.timeout:g} s"),
-                UnreadableImage: lambda request, error: _error(400, printable(str(error))),
-                protocol.ProtocolError: lambda request, error: _error(400, printable(str(error))),
-                MemoryError: lambda request, error: _error(400, "too large for this machine's memory"),
+                Full: lambda request, error: error_line(503, "too many images at once", {"Retry-After": "1"}),
+                Failed: lambda request, error: error_line(500, f"the network failed: {error}"),
+                TimeoutError: lambda request, error: error_line(504, f"no answer within {settings.timeout:g} s"),
+                UnreadableImage: lambda request, error: error_line(400, printable(str(error))),
+                protocol.ProtocolError: lambda request, error: error_line(400, printable(str(error))),
+                MemoryError: lambda request, error: error_line(400, "too large for this machine's memory"),
                 ClientDisconnect: lambda request, error: Response(status_code=GONE),
-                Exception: lambda request, error: _error(500, "an error in the server; its log says more"),
+                Exception: lambda request, error: error_line(500, "an error in the server; its log says more"),
             },
         )
-        self.app.add_middleware(_Door, server=self)
+        self.app.add_middleware(Door, metrics=self.metrics, token=settings.token)
 
     @asynccontextmanager
     async def running(self, app: Starlette) -> AsyncIterator[None]:
@@ -181,10 +171,10 @@ class _Server:
 
     async def predict(self, request: Request) -> Response:
         started = time.perf_counter()
-        asked = _asked(request, self.task.parameter)
-        drawn = self.task.picture and _asks_for_png(request)
+        asked = read_parameter(request, self.task.parameter)
+        drawn = self.task.picture and asks_for_png(request)
         with self.batcher.place():
-            encoded = await self._encoded(request, one=drawn)
+            encoded = await read_images(request, await self._body(request), one=drawn)
             with self._places(len(encoded)):
                 in_workers = self.prepares and all(map(_is_small, encoded))
                 rows = await (self._encoded_rows if in_workers else self._rows)(request, encoded, asked)
@@ -212,9 +202,9 @@ class _Server:
         if not self.facts.explains:
             raise HTTPException(404, "/explain is for classifiers, and for bundles only")
         most = self.facts.about.num_classes - 1
-        index = _asked(request, Parameter("class", "Index of the class", 0, most))
+        index = read_parameter(request, Parameter("class", "Index of the class", 0, most))
         with self.batcher.place():
-            (encoded,) = await self._encoded(request, one=True)
+            (encoded,) = await read_images(request, await self._body(request), one=True)
             image, *_ = await self._prepared(1, encoded)
             (heat,) = await self._run(request, EXPLAIN, [image], [index])
         file = io.BytesIO()
@@ -222,7 +212,7 @@ class _Server:
         return Response(file.getvalue(), media_type="image/png")
 
     async def infer(self, request: Request) -> Response:
-        _asked(request, None)
+        read_parameter(request, None)
         with self.batcher.place():
             body = await self._body(request)
             length = request.headers.get(protocol.LENGTH)
@@ -260,7 +250,7 @@ class _Server:
         message = error.detail
         if error.status_code == 404 and request.url.path.startswith("/v2/models/"):
             message = f"Not Found: the model is /v2/models/{self.name}, and its only version 1"
-        return _error(error.status_code, message, error.headers)
+        return error_line(error.status_code, message, error.headers)
 
     def _places(self, images: int) -> AbstractContextManager[None]:
         """Of a request that has one already."""
@@ -283,35 +273,7 @@ class _Server:
             gone.cancel()
 
     async def _body(self, request: Request) -> bytes:
-        most, data = self.settings.max_bytes, bytearray()
-        try:
-            async with asyncio.timeout(self.settings.timeout):
-                async for chunk in request.stream():
-                    data += chunk
-                    if len(data) > most:
-                        raise HTTPException(413, f"a request has at most {most:,} bytes")
-        except TimeoutError:
-            raise HTTPException(408, f"the request took more than {self.settings.timeout:g} s to arrive") from None
-        return bytes(data)
-
-    async def _encoded(self, request: Request, *, one: bool = False) -> list[bytes]:
-        """The encoded images of a request, at least one, or exactly ``one``."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        body = await self._body(request)
-        if kind == "multipart/form-data":
-            images = await _files(request, body)
-        elif kind == "application/json":
-            images = _from_json(body)
-        elif kind in UNTYPED or kind.startswith("image/"):
-            images = [body]
-        else:
-            remedy = "an image (curl -H 'Content-Type: image/jpeg'), multipart/form-data, or JSON"
-            raise HTTPException(415, f"Content-Type {shortened(kind)} is not supported: send {remedy}")
-        if not images:
-            raise HTTPException(400, "no image")
-        if one and len(images) > 1:
-            raise HTTPException(400, "give one image")
-        return images
+        return await read_body(request, self.settings.max_bytes, self.settings.timeout)
 
     async def _prepared(self, number: int, data: bytes) -> tuple[Array, int, int]:
         """The network's input, and the image's height and width."""
@@ -339,40 +301,6 @@ class _Server:
             predict["responses"]["200"]["content"]["image/png"] = content
 
 
-class _Door:
-    """Checks the token, counts requests, and sets the headers that every answer has."""
-
-    def __init__(self, app: ASGIApp, server: _Server) -> None:
-        self.app, self.metrics = app, server.metrics
-        self.wanted = f"Bearer {server.settings.token}".encode() if server.settings.token else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 500
-
-        async def answer(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
-            await send(message)
-
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if self.wanted and scope["path"] not in OPEN and not hmac.compare_digest(given, self.wanted):
-            refused = _error(401, "send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-            await refused(scope, receive, answer)
-        else:
-            try:
-                await self.app(scope, receive, answer)
-            finally:  # an error that no handler above knows is answered with 500 outside
-                endpoint = scope.get("endpoint")
-                route = endpoint.__name__ if endpoint else "none"
-                self.metrics.requests.labels(route, str(status)).inc()
-                self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
-
-
 def _is_small(data: bytes) -> bool:
     """Whether a worker decodes the image: a larger one would keep the others of its batch waiting."""
     try:
@@ -385,93 +313,3 @@ def _is_small(data: bytes) -> bool:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def _files(request: Request, body: bytes) -> list[bytes]:
-    async def stream() -> AsyncIterator[bytes]:
-        yield body
-
-    parser = MultiPartParser(
-        request.headers,
-        stream(),  # type: ignore[arg-type]
-        max_files=math.inf,  # max_bytes is the limit
-        max_fields=math.inf,
-        max_part_size=len(body),
-    )
-    parser.spool_max_size = len(body)  # which is in memory already
-    try:
-        _, said = parse_options_header(request.headers["content-type"])
-        if b"--" + said.get(b"boundary", b"") + b"--" not in body:
-            raise MultiPartException("cut off")  # the parser would leave out the last file
-        form = await parser.parse()
-    except MultiPartException:
-        hint = "as curl -F a=@photo.jpg does, and let the client set Content-Type with its boundary"
-        raise HTTPException(400, f"the body is not valid multipart/form-data: send files {hint}") from None
-    for name, part in form.multi_items():
-        if isinstance(part, str):
-            raise HTTPException(400, f"field {shortened(name)} is text: send files, as curl -F a=@photo.jpg does")
-    images = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
-    await form.close()
-    return images
-
-
-def _from_json(body: bytes) -> list[bytes]:
-    try:
-        given = parse_json(body)
-    except ValueError:
-        given = None
-    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-        raise HTTPException(400, "JSON must be a list of images in base64")
-    images = []
-    for number, text in enumerate(given, 1):
-        try:
-            images.append(base64.b64decode(text, validate=True))
-        except ValueError:
-            raise HTTPException(400, f"image {number} is not valid base64") from None
-    return images
-
-
-def _asked(request: Request, parameter: Parameter | None) -> float | None:
-    """The query's only parameter, a number; None for no parameter. Raises ``HTTPException``, also for other ones."""
-    known = "none" if parameter is None else parameter.name
-    if others := [name for name in request.query_params if parameter is None or name != known]:
-        raise HTTPException(400, f"unknown query parameter {shortened(others[0])}: {request.url.path} takes {known}")
-    if parameter is None:
-        return None
-    name, _, least, most, default = parameter
-    text, *others = request.query_params.getlist(name) or ["" if default is None else str(default)]
-    if others:
-        raise HTTPException(400, f"{name} must be given once")
-    whole = isinstance(most, int)
-    pattern = r"[0-9]{1,9}" if whole else r"[0-9]{1,9}(\.[0-9]{1,400})?(e[+-]?[0-9]{1,3})?"
-    value = (int if whole else float)(text) if re.fullmatch(pattern, text) else math.nan
-    if not least <= value <= most:
-        kind, form = ("whole number", "d") if whole else ("number", "g")
-        raise HTTPException(400, f"{name} must be a {kind} from {least:{form}} to {most:{form}}")
-    return value
-
-
-def _asks_for_png(request: Request) -> bool:
-    weights: dict[str, float] = {}
-    for one in ",".join(request.headers.getlist("accept")).lower().split(","):
-        kind, *parameters = map(str.strip, one.split(";"))
-        given = [float(found[1]) for text in parameters if (found := re.fullmatch(r"q=([01](?:\.[0-9]{0,3})?)", text))]
-        weights[kind] = min(given, default=1.0)
-    return weights.get("image/png", 0.0) > weights.get("application/json", 0.0)
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": message}, status, headers)
-
-
-def _content_policy(page: str) -> str:
-    """Only the page's own script and style run, and nothing is loaded from elsewhere."""
-
-    def hashes(element: str) -> str:
-        found = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in found)
-
-    return (
-        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; img-src 'self' blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
