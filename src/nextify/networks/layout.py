@@ -312,42 +312,34 @@ def _block_widths(design: Design, width: int) -> tuple[int, int]:
 
 def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
     out, hidden = _block_widths(design, width)
-    norm_everywhere = design.norms == "after_every_conv"
+    after: Named = (("activation", Activation(design.activation)),) if design.activations == "after_every_conv" else ()
+    return BlockSpec(
+        *(channels, out, stride),
+        branch=_branch(design, channels, out, hidden, stride),
+        shortcut=_shortcut(design, channels, out, stride),
+        after=after,
+        layer_scale=design.layer_scale,
+    )
 
-    def conv(inputs: int, outputs: int, kernel: int, step: int, groups: int, norm_follows: bool) -> Conv:
-        return Conv(inputs, outputs, kernel, step, kernel // 2, groups, _bias(design, norm_follows=norm_follows))
 
-    # From "move up" on, a strided block runs its spatial conv on the *incoming* width.
-    alone = design.bottleneck == "none"
-    inputs = channels if design.spatial == "first" or alone else hidden
-    outputs = out if alone else inputs
-    groups = inputs if design.groups == "depthwise" else design.groups
-    for side in (inputs, outputs):
-        if side % groups:
-            raise ValueError(f"groups={groups} does not divide a spatial conv's {side} channels; change widths")
-    # A block's one norm comes before the first 1x1, so after the spatial conv where that is first or alone.
-    spatial_norm = norm_everywhere or design.spatial == "first" or alone
-    spatial = ("spatial", conv(inputs, outputs, design.kernel_size, stride, groups, spatial_norm))
-    first = ("pointwise1", conv(channels, hidden, 1, 1, 1, norm_everywhere))
-    last = ("pointwise2", conv(hidden, out, 1, 1, 1, norm_everywhere))
-    order = [spatial, first, last] if design.spatial == "first" else [first, spatial, last]
-    if alone:
-        order = [spatial]
-
+def _branch(design: Design, channels: int, out: int, hidden: int, stride: int) -> Named:
+    """The residual branch: the convolutions in their order, with norms and activations where the design has them."""
+    norm_everywhere, alone = design.norms == "after_every_conv", design.bottleneck == "none"
+    convolutions = _convolutions(design, channels, out, hidden, stride)
     branch: list[tuple[str, Layer]] = []
-    for name, layer in order:
+    for name, conv in convolutions:
         if name == "pointwise1" and not norm_everywhere:
-            branch.append(("norm", Norm(design.norm, layer.in_channels)))
+            branch.append(("norm", Norm(design.norm, conv.in_channels)))
         # Ruling: the only activation comes directly before the last 1x1, even where the spatial conv is in the middle.
         if name == "pointwise2":
             if design.activations == "between_pointwise":
                 branch.append(("activation", Activation(design.activation)))
             if design.response_norm == "global":
                 branch.append(("response_norm", Norm("response", hidden)))
-        branch.append((name, layer))
+        branch.append((name, conv))
         if norm_everywhere:
-            branch.append((f"{name}_norm", Norm(design.norm, layer.out_channels)))
-        if design.activations == "after_every_conv" and layer is not order[-1][1]:
+            branch.append((f"{name}_norm", Norm(design.norm, conv.out_channels)))
+        if design.activations == "after_every_conv" and conv is not convolutions[-1][1]:
             branch.append((f"{name}_activation", Activation(design.activation)))
     if alone:
         # Ruling: without 1x1 layers, what a block has one of follows its convolution.
@@ -355,17 +347,39 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
             branch.append(("norm", Norm(design.norm, out)))
         if design.activations == "between_pointwise":
             branch.append(("activation", Activation(design.activation)))
+    return tuple(branch)
 
-    shortcut: list[tuple[str, Layer]] = []
-    if stride > 1 or channels != out:
-        # Ruling: a 1x1 conv wherever the block changes shape (ResNet's option B), with a norm only as long as every
-        # conv has one: "one BN" per block leaves none for the shortcut.
-        projection = Conv(channels, out, 1, stride, 0, 1, _bias(design, norm_follows=norm_everywhere))
-        shortcut.append(("conv", projection))
-        if norm_everywhere:
-            shortcut.append(("norm", Norm(design.norm, out)))
-    after: Named = (("activation", Activation(design.activation)),) if design.activations == "after_every_conv" else ()
-    return BlockSpec(channels, out, stride, tuple(branch), tuple(shortcut), after, design.layer_scale)
+
+def _convolutions(design: Design, channels: int, out: int, hidden: int, stride: int) -> list[tuple[str, Conv]]:
+    """A block's convolutions by name: 1x1, spatial, 1x1, or the spatial one first, or alone."""
+    norm_everywhere, alone = design.norms == "after_every_conv", design.bottleneck == "none"
+    # From "move up" on, a strided block runs its spatial conv on the *incoming* width.
+    inputs = channels if design.spatial == "first" or alone else hidden
+    outputs = out if alone else inputs
+    groups = inputs if design.groups == "depthwise" else design.groups
+    for side in (inputs, outputs):
+        if side % groups:
+            raise ValueError(f"groups={groups} does not divide a spatial conv's {side} channels; change widths")
+    # A block's one norm comes before the first 1x1, so after the spatial conv where that is first or alone.
+    norm_follows = norm_everywhere or design.spatial == "first" or alone
+    kernel, bias = design.kernel_size, _bias(design, norm_follows=norm_follows)
+    spatial = ("spatial", Conv(inputs, outputs, kernel, stride, kernel // 2, groups, bias))
+    if alone:
+        return [spatial]
+    bias = _bias(design, norm_follows=norm_everywhere)
+    first = ("pointwise1", Conv(channels, hidden, 1, 1, 0, 1, bias))
+    last = ("pointwise2", Conv(hidden, out, 1, 1, 0, 1, bias))
+    return [spatial, first, last] if design.spatial == "first" else [first, spatial, last]
+
+
+def _shortcut(design: Design, channels: int, out: int, stride: int) -> Named:
+    """Ruling: a 1x1 conv wherever the block changes shape (ResNet's option B), with a norm only as long as every conv
+    has one: "one BN" per block leaves none for the shortcut."""
+    if stride == 1 and channels == out:
+        return ()
+    norm_everywhere = design.norms == "after_every_conv"
+    conv = Conv(channels, out, 1, stride, 0, 1, _bias(design, norm_follows=norm_everywhere))
+    return (("conv", conv), ("norm", Norm(design.norm, out))) if norm_everywhere else (("conv", conv),)
 
 
 @dataclass(frozen=True)
