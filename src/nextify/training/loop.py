@@ -73,81 +73,109 @@ def run_steps(
         TrainingDiverged: the loss became NaN or infinite; the last good checkpoint stays.
         DataError: an image cannot be read; a checkpoint is saved.
     """
-    runtime, epochs = trainer.runtime, trainer.trial.recipe.epochs
-    measured = {math.ceil(epochs * (i + 1) / runtime.evaluations) for i in range(runtime.evaluations)}
-    saved_at = shown_at = before = time.perf_counter()
-    pending: list[Tensor] = []
-    final: Metrics | None = None
+    return _Loop(trainer, records, on_progress, should_stop, on_epoch).run()
 
-    def look() -> None:
-        if pending:
-            trainer.epoch_loss += _checked(pending, trainer, records)
-            pending.clear()
 
-    def stop() -> NoReturn:
-        unsaved = not records.save(trainer.state()) and records.folder is not None
-        how = "; this step could not be saved, so the previous checkpoint is kept" if unsaved else ""
-        raise TrainingStopped(f"stopped at step {trainer.step:,} of {trainer.total_steps:,}{how}")
+class _Loop:
+    """The steps that are left of a training, and what is due between them."""
 
-    def stop_if_asked() -> None:
-        if processes.count() == 1 and should_stop is not None and should_stop():
-            stop()
+    def __init__(
+        self,
+        trainer: Trainer,
+        records: Records,
+        on_progress: OnProgress | None,
+        should_stop: ShouldStop | None,
+        on_epoch: OnEpoch | None,
+    ) -> None:
+        self.trainer, self.records = trainer, records
+        self.on_progress, self.should_stop, self.on_epoch = on_progress, should_stop, on_epoch
+        epochs, evaluations = trainer.trial.recipe.epochs, trainer.runtime.evaluations
+        self.measured = {math.ceil(epochs * (i + 1) / evaluations) for i in range(evaluations)}
+        """Epochs after which the test images are measured."""
+        self.pending: list[Tensor] = []
+        """Losses that have not been read yet."""
+        self.final: Metrics | None = None
+        self.saved_at = self.shown_at = self.before = time.perf_counter()
 
-    def show(entry: Entry | None = None) -> None:
-        nonlocal shown_at
-        shown_at = time.perf_counter()
-        if on_progress is not None:
-            on_progress(Progress(trainer.step, trainer.total_steps, speed(trainer), entry))
+    def run(self) -> Metrics:
+        trainer = self.trainer
+        if trainer.step // trainer.steps_per_epoch > len(trainer.curve):  # stopped while the test images were measured
+            self.end_epoch()
+        for pixels, labels in self.batches():
+            self.pending.append(trainer.train_step(pixels, labels))
+            end_of_epoch = trainer.step % trainer.steps_per_epoch == 0
+            if end_of_epoch or len(self.pending) >= CHECK_EVERY or trainer.device.type == "cpu":
+                self.look()
+            now = time.perf_counter()
+            trainer.step_seconds.append(now - self.before)
+            trainer.seconds += now - self.before
+            self.before = now
+            if end_of_epoch:
+                self.end_epoch()
+            elif now - self.shown_at > SHOW_SECONDS:
+                self.show()
+            self.save_or_stop()
+            self.before = time.perf_counter()
+        return self.final or trainer.evaluate()
 
-    def end_epoch() -> None:
-        nonlocal final, before
-        due = trainer.step // trainer.steps_per_epoch in measured
-        final = trainer.evaluate(stop_if_asked) if due else None
-        entry = _end_epoch(trainer, final)
-        records.epoch(entry, trainer.step)
-        if on_epoch is not None and processes.is_first():
-            on_epoch(trainer)
-        trainer.seconds += time.perf_counter() - before
-        show(entry)
-        before = time.perf_counter()
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        trainer = self.trainer
         try:
             yield from trainer.batches.iterate(trainer.step, trainer.total_steps)
         except DataError as error:
-            look()
-            if processes.count() > 1 or not records.save(trainer.state()):
+            self.look()
+            if processes.count() > 1 or not self.records.save(trainer.state()):
                 raise
             raise DataError(f"{error}; the training is saved and resumes from step {trainer.step:,}") from None
 
-    if trainer.step // trainer.steps_per_epoch > len(trainer.curve):  # stopped while the test images were measured
-        end_epoch()
-    for pixels, labels in batches():
-        pending.append(trainer.train_step(pixels, labels))
-        end_of_epoch = trainer.step % trainer.steps_per_epoch == 0
-        if end_of_epoch or len(pending) >= CHECK_EVERY or trainer.device.type == "cpu":
-            look()
-        now = time.perf_counter()
-        trainer.step_seconds.append(now - before)
-        trainer.seconds += now - before
-        before = now
-        if end_of_epoch:
-            end_epoch()
-        elif now - shown_at > SHOW_SECONDS:
-            show()
-        now = time.perf_counter()
-        if trainer.step < trainer.total_steps and (processes.count() == 1 or trainer.step % AGREE_EVERY == 0):
-            due = records.folder is not None and now - saved_at > runtime.checkpoint_seconds
-            asked, save = processes.largest([should_stop is not None and should_stop(), due])
-            if asked or save:
-                look()
-            if asked:
-                stop()
-            if save:
-                records.save(trainer.state())
-                saved_at = time.perf_counter()
-        before = time.perf_counter()
-    return final or trainer.evaluate()
+    def look(self) -> None:
+        """Read the losses that are pending."""
+        if self.pending:
+            self.trainer.epoch_loss += _checked(self.pending, self.trainer, self.records)
+            self.pending.clear()
+
+    def show(self, entry: Entry | None = None) -> None:
+        self.shown_at, trainer = time.perf_counter(), self.trainer
+        if self.on_progress is not None:
+            self.on_progress(Progress(trainer.step, trainer.total_steps, speed(trainer), entry))
+
+    def end_epoch(self) -> None:
+        trainer = self.trainer
+        due = trainer.step // trainer.steps_per_epoch in self.measured
+        self.final = trainer.evaluate(self.stop_if_asked) if due else None
+        entry = _end_epoch(trainer, self.final)
+        self.records.epoch(entry, trainer.step)
+        if self.on_epoch is not None and processes.is_first():
+            self.on_epoch(trainer)
+        trainer.seconds += time.perf_counter() - self.before
+        self.show(entry)
+        self.before = time.perf_counter()
+
+    def save_or_stop(self) -> None:
+        """Save a checkpoint where one is due, and stop where that was asked for; several processes agree on both."""
+        trainer, now = self.trainer, time.perf_counter()
+        last = trainer.step == trainer.total_steps
+        if last or (processes.count() > 1 and trainer.step % AGREE_EVERY):
+            return
+        due = self.records.folder is not None and now - self.saved_at > trainer.runtime.checkpoint_seconds
+        asked, save = processes.largest([self.should_stop is not None and self.should_stop(), due])
+        if asked or save:
+            self.look()
+        if asked:
+            self.stop()
+        if save:
+            self.records.save(trainer.state())
+            self.saved_at = time.perf_counter()
+
+    def stop_if_asked(self) -> None:
+        if processes.count() == 1 and self.should_stop is not None and self.should_stop():
+            self.stop()
+
+    def stop(self) -> NoReturn:
+        trainer = self.trainer
+        unsaved = not self.records.save(trainer.state()) and self.records.folder is not None
+        how = "; this step could not be saved, so the previous checkpoint is kept" if unsaved else ""
+        raise TrainingStopped(f"stopped at step {trainer.step:,} of {trainer.total_steps:,}{how}")
 
 
 def speed(trainer: Trainer) -> float:
