@@ -112,6 +112,7 @@ def zipped(*names: str) -> bytes:
         (zipped("a.npy")[:-30], "damaged NumPy file"),
         (saved(np.zeros((5, 6, 12), np.uint8)), r"of shape \(5, 6, 12\), but --channels 13 asks for 13"),
     ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",  # a ZIP file holds the time
 )
 def test_numpy_files_that_hold_no_image_are_refused(data: bytes, reason: str) -> None:
     with pytest.raises(UnreadableImage, match=reason):
