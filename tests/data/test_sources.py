@@ -472,6 +472,13 @@ def test_refused_in_one_line(tmp_path: Path, make: Make, parts: list[str]) -> No
         assert part in message
 
 
+def test_paths_of_windows_get_the_remedy(tmp_path: Path) -> None:
+    names = write_files(tmp_path, TRAIN, "p")
+    rows = [(name.replace("/", "\\"), CLASSES[label]) for name, (_, label) in zip(names, TRAIN, strict=True)]
+    with pytest.raises(DataError, match=r"6 of 6 images cannot be read: .*write their paths with / instead of \\,"):
+        open_images(write_csv(tmp_path / "m.csv", [("path", "label"), *rows]))
+
+
 def test_large_row_groups_are_noted_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = parquet_folder(tmp_path)
     monkeypatch.setattr(nextify.data.sources.parquet, "SLOW_ROW_GROUP", 10)
