@@ -95,6 +95,19 @@ def test_names(tmp_path: Path) -> None:
     assert sorted(("b10", "B9", "a", "b"), key=natural) == ["a", "b", "B9", "b10"]
 
 
+@pytest.mark.parametrize("below", ["", "train/"])
+def test_folders_that_all_classes_hold_are_noted_as_what_may_be_the_classes(tmp_path: Path, below: str) -> None:
+    for number, name in enumerate(("camera1/cat", "camera1/dog", "camera2/cat", "camera2/dog")):
+        flat_folder(tmp_path / below / name, {".": 2 + number % 2})
+    images = open_images(tmp_path)
+    assert images.classes == ("camera1", "camera2")
+    (note,) = [note for note in images.notes if "same folders" in note]
+    assert "cat, dog, whose names are not used" in note
+    assert "put each one's images in one folder" in note
+    (tmp_path / below / "camera2" / "dog").rename(tmp_path / below / "camera2" / "cow")  # no longer the same
+    assert not any("same folders" in note for note in open_images(tmp_path).notes)
+
+
 def test_notes_on_content(tmp_path: Path) -> None:
     root = split_folder(tmp_path)
     for i in range(40):

@@ -79,6 +79,12 @@ def lists(root: Path) -> Path:
     return root / "t.jsonl"
 
 
+def lists_in_text(root: Path, write: Callable[[list[str]], str]) -> Path:
+    """As pandas writes a column of lists to CSV."""
+    rows = [(path, write(list(own)), part) for path, own, part in entries()]
+    return table(root / "t.csv", [("path", "label", "split"), *rows])
+
+
 def metadata(root: Path) -> Path:
     for part in ("train", "val"):
         rows = [(path.partition("/")[2], "|".join(own)) for path, own, there in entries() if there == part]
@@ -114,6 +120,9 @@ WAYS: dict[str, tuple[Callable[[Path], Path], bool]] = {
     "0 and 1": (one_hot, True),
     "a row for each": (row_for_each, False),
     "lists": (lists, True),
+    "lists as Python writes them": (lambda root: lists_in_text(root, str), True),
+    "lists as JSON writes them": (lambda root: lists_in_text(root, json.dumps), True),
+    "arrays as NumPy writes them": (lambda root: lists_in_text(root, lambda own: str(np.array(own, str))), True),
     "metadata": (metadata, True),
     "links": (links, False),
     "copies": (copies, False),
@@ -145,6 +154,14 @@ def test_a_cell_is_one_class_where_that_is_asked_for(sign: str, root: Path) -> N
     images = open_images(table(root / "t.csv", [("path", "label"), *rows]), task="classification")
     assert images.classes == ("a", f"a{sign}b")
     assert not images.multilabel
+
+
+def test_lists_in_text_are_one_class_each_where_that_is_asked_for(root: Path) -> None:
+    rows = [(f"train/{i}.png", str(["a", "b"] if i % 2 else ["a"])) for i in range(8)]
+    source = table(root / "t.csv", [("path", "labels"), *rows])
+    assert open_images(source, task="classification").classes == ("['a', 'b']", "['a']")
+    rows[0] = (rows[0][0], "[a]")  # no list, so none is one
+    assert not open_images(table(root / "t.csv", [("path", "label"), *rows])).multilabel
 
 
 def test_a_folder_with_copies_stays_one_class_per_image_and_names_the_option(root: Path) -> None:

@@ -472,6 +472,13 @@ def test_refused_in_one_line(tmp_path: Path, make: Make, parts: list[str]) -> No
         assert part in message
 
 
+def test_paths_of_windows_get_the_remedy(tmp_path: Path) -> None:
+    names = write_files(tmp_path, TRAIN, "p")
+    rows = [(name.replace("/", "\\"), CLASSES[label]) for name, (_, label) in zip(names, TRAIN, strict=True)]
+    with pytest.raises(DataError, match=r"6 of 6 images cannot be read: .*write their paths with / instead of \\,"):
+        open_images(write_csv(tmp_path / "m.csv", [("path", "label"), *rows]))
+
+
 def test_large_row_groups_are_noted_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = parquet_folder(tmp_path)
     monkeypatch.setattr(nextify.data.sources.parquet, "SLOW_ROW_GROUP", 10)
@@ -480,6 +487,52 @@ def test_large_row_groups_are_noted_and_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(nextify.data.sources.parquet, "ROW_GROUP_LIMIT", 10)
     with pytest.raises(DataError, match=r"has row groups of up to .* write the files with row_group_size=10"):
         open_images(source)
+
+
+def parquet_of(root: Path, name: str, rows: Sequence[Sample], **columns: Sequence[object]) -> str:
+    """Images, labels and further columns."""
+    own = {"image": [data for data, _ in rows], "label": [label for _, label in rows]}
+    pyarrow.parquet.write_table(pyarrow.table({**own, **columns}), root / name, row_group_size=2)
+    return str(root / name)
+
+
+def test_columns_of_parquet_files_with_images_say_splits_and_groups(tmp_path: Path) -> None:
+    rows = [*TEST, *TRAIN]
+    tested, trained = [f"a.parquet#{i}" for i in range(6)], [f"a.parquet#{i}" for i in range(6, 12)]
+    for columns in ({"split": ["Test"] * 6 + ["TRAIN"] * 6}, {"is_train": [False] * 6 + [True] * 6}):
+        images = open_images(parquet_of(tmp_path, "a.parquet", rows, **columns))
+        assert [images.train.name(i) for i in range(len(images.train))] == trained
+        assert [images.test.name(i) for i in range(len(images.test))] == tested
+        assert images.train.labels.tolist() == [label for _, label in TRAIN]
+        expected = open_images(parquet_folder(tmp_path / next(iter(columns))))
+        for own, other in ((images.train, expected.train), (images.test, expected.test)):
+            for i in range(len(own)):
+                np.testing.assert_array_equal(own.store.load(i), other.store.load(i))
+    unused = ["test"] * 2 + ["val"] * 4 + ["train"] * 6
+    images = open_images(parquet_of(tmp_path, "a.parquet", rows, split=unused))
+    assert (len(images.train), len(images.test)) == (6, 4)
+    assert any("split test is not used" in note for note in images.notes)
+    images = open_images(str(tmp_path / "a.parquet"), tested="test")
+    assert [images.test.name(i) for i in range(len(images.test))] == tested[:2]
+
+    images = open_images(parquet_of(tmp_path, "a.parquet", rows, group=[i // 4 for i in range(12)]))
+    assert len(images.test) == 4
+    assert len({int(images.test.name(i).partition("#")[2]) // 4 for i in range(4)}) == 1
+    assert any("1 of 3 groups" in note for note in images.notes)
+    images = open_images(parquet_of(tmp_path, "a.parquet", rows, patient_id=[i // 4 for i in range(12)]))
+    assert any("The column patient_id is not used" in note for note in images.notes)
+
+    with pytest.raises(DataError, match=r"a\.parquet#11 has the split 'later': write train, val or test"):
+        open_images(parquet_of(tmp_path, "a.parquet", rows, split=["test"] * 6 + ["train"] * 5 + ["later"]))
+    images = open_images(parquet_of(tmp_path, "a.parquet", rows, split=["easy", "hard"] * 6))
+    assert any("The column split (easy, hard) is not used" in note for note in images.notes)
+
+    (tmp_path / "named").mkdir()
+    parquet_of(tmp_path / "named", "train.parquet", TRAIN, split=["train", "val"] * 3)
+    parquet_of(tmp_path / "named", "test.parquet", TEST, split=["test"] * 6)
+    images = open_images(str(tmp_path / "named"))
+    assert (len(images.train), len(images.test)) == (6, 6)
+    assert any("The column split is not used, as the files' names" in note for note in images.notes)
 
 
 def test_memory_of_a_set_that_is_not_held_stays_that_of_row_groups(tmp_path: Path) -> None:

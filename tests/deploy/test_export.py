@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -237,6 +237,32 @@ def test_a_disk_that_fills_leaves_nothing(bundle: Path, tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="No space"):
         export(bundle, "torch", tmp_path / "file")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_torch_file_that_cannot_be_finished_is_an_error_and_nothing_is_left(bundle: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"model\.pt2"):
+            export(bundle, "torch", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ({}, "onnx-fp32"),
+        ({"with_preprocessing": True}, "onnx-fp32-preprocessing"),
+        ({"with_preprocessing": True, "image_size": "64"}, "onnx-fp32-64-preprocessing"),
+        ({"image_size": "dynamic", "precision": "fp16"}, "onnx-fp16-dynamic"),
+        ({"precision": "int8", "data": "digits"}, "onnx-quantized"),
+    ],
+)
+def test_exports_with_other_inputs_have_folders_of_their_own(asked: dict[str, Any], name: str) -> None:
+    assert export_command.Options(bundle="run/bundle", to="onnx", **asked).folder.name == f"bundle-{name}"
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,11 @@ def test_where_the_images_are_is_asked_for_where_it_is_not_kept(before: Finished
     with pytest.raises(RequestError, match="does not record where its images are: give them with --data"):
         found.source_at()
     assert found.source_at("digits").data == "digits"
+    (old / "recipe.json").write_text(json.dumps({**asked, "reading": {"data": "gone/photos"}}))
+    found = Finished.of(old)
+    with pytest.raises(RequestError, match="are not at gone/photos, as seen from here: give them with --data"):
+        found.source_at()
+    assert found.source_at("digits").data == "digits"
 
 
 def test_a_bundle_is_found_in_its_training(out: Path, before: Finished, images: Images) -> None:

@@ -397,6 +397,36 @@ def test_own_weights_without_a_bundle(tmp_path: Path) -> None:
     assert load(tmp_path / "x.pth", design).about.design == design
 
 
+def test_a_conversion_replaces_neither_its_source_nor_part_of_a_bundle(tmp_path: Path) -> None:
+    state = weights(SMALL)
+    run, bundle, other = tmp_path / "run", tmp_path / "run" / "bundle", tmp_path / "other"
+    for path in (bundle, other, tmp_path / "b.safetensors"):
+        save_bundle(path, state, about(SMALL))
+    convert(bundle, tmp_path / "hf", "huggingface")
+    convert(bundle, tmp_path / "x.pth", "official")
+    (tmp_path / "linked").symlink_to(bundle)
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    for source, destination, naming in (
+        (bundle, bundle, "huggingface"),
+        (run, bundle, "timm"),
+        (tmp_path / "linked", bundle, "timm"),
+        (bundle, tmp_path / "linked", "official"),
+        (bundle, bundle / "model.safetensors", "timm"),
+        (bundle, bundle / "model.safetensors", "nextify"),
+        (bundle, other, "torchvision"),
+        (tmp_path / "b.safetensors", tmp_path / "b.safetensors", "timm"),
+        (tmp_path / "hf", tmp_path / "hf", "timm"),
+        (tmp_path / "hf", tmp_path / "hf", "nextify"),
+        (tmp_path / "x.pth", tmp_path / "x.pth", "timm"),
+    ):
+        with pytest.raises(WeightsError, match=r"choose another name$"):
+            convert(source, destination, naming)
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
+    convert(bundle, other, "nextify")  # one whole bundle for another
+    convert(bundle, tmp_path / "x.pth", "timm")  # another file that is asked for
+    assert equal(load_bundle(other).state, state)
+
+
 def test_huggingface_reads_what_is_written_for_it(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     for kind, class_name in (("convnext", "ConvNext"), ("convnextv2", "ConvNextV2"), ("resnet", "ResNet")):

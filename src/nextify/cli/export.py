@@ -40,8 +40,9 @@ class Options:
     max_drop: Annotated[float, Range(least=0, most=100)] = 0.3
     """Largest loss of top-1 that int8 and --fastest accept, in points, with 95 % confidence."""
     out: Folder = None
-    """Folder to write. Default: next to the bundle, named BUNDLE-FORMAT-PRECISION; with int8 BUNDLE-FORMAT-quantized,
-    as another precision is written if int8 is refused; with --fastest BUNDLE-fastest."""
+    """Folder to write. Default: next to the bundle, named BUNDLE-FORMAT-PRECISION, with --image-size or
+    --with-preprocessing followed by -PIXELS, -dynamic or -preprocessing; with int8 BUNDLE-FORMAT-quantized, as another
+    precision is written if int8 is refused; with --fastest BUNDLE-fastest."""
     threads: Threads = None
     """CPU threads of the comparison. Default: all."""
     json: Json = False
@@ -81,7 +82,9 @@ class Options:
     def folder(self) -> Path:
         """The one to write."""
         precision = "quantized" if self.precision == "int8" else self.precision
-        return self.out or default_folder(self.bundle, "fastest" if self.to is None else f"{self.to}-{precision}")
+        inputs = (self.image_size, "preprocessing" if self.with_preprocessing else None)
+        kind = "-".join(part for part in (self.to, precision, *inputs) if part)
+        return self.out or default_folder(self.bundle, "fastest" if self.to is None else kind)
 
 
 run = "nextify.cli.exporting:run_export"

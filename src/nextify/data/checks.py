@@ -280,10 +280,12 @@ def _readable(listing: Listing, unreadable: dict[int, str], to_train: bool) -> L
 
 def _refuse(unreadable: list[tuple[str, str]], total: int) -> None:
     if unreadable:
+        windows = all("\\" in name for name, _ in unreadable)  # a table made there
+        slashes = "write their paths with / instead of \\, " if windows else ""
         raise DataError(
             f"{len(unreadable):,} of {plural(total, 'image')} cannot be read: "
-            f"{some([f'{name} ({reason})' for name, reason in unreadable])}; replace them, move them elsewhere, or "
-            f"leave them out with --skip-unreadable"
+            f"{some([f'{name} ({reason})' for name, reason in unreadable])}; {slashes}replace them, move them "
+            f"elsewhere, or leave them out with --skip-unreadable"
         )
 
 

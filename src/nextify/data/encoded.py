@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from nextify.data.decode import UnreadableImage
 
 Stamp = tuple[int, ...]
@@ -60,6 +62,25 @@ class Files:
 
     def _path(self, index: int) -> str:
         return os.path.join(self.root, self.names[index])
+
+
+class Selected:
+    """Some images of a source, in an order of their own."""
+
+    def __init__(self, images: Encoded, chosen: Sequence[int]) -> None:
+        """``chosen``: the positions of the images in ``images``."""
+        self.images, self.chosen = images, np.asarray(chosen, np.int64)
+        self.names = tuple(images.names[i] for i in chosen)
+
+    @property
+    def place(self) -> str:
+        return self.images.place
+
+    def stamp(self, index: int) -> Stamp:
+        return self.images.stamp(int(self.chosen[index]))
+
+    def read(self, index: int) -> bytes:
+        return self.images.read(int(self.chosen[index]))
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:

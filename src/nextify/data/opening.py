@@ -212,9 +212,10 @@ def _found(source: str, splitting: Splitting) -> Found:
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if path.is_dir():
-        for ending, list_shards in ((".tar", list_tar), (".parquet", list_parquet)):
-            if (shards := shards_in(path, ending, splitting)) is not None:
-                return list_shards(shards)
+        if (shards := shards_in(path, ".tar", splitting)) is not None:
+            return list_tar(shards)
+        if (shards := shards_in(path, ".parquet", splitting)) is not None:
+            return list_parquet(shards, splitting)
         with numpy_files(path):
             return list_metadata(path, splitting) or list_folder(path, splitting)
     pattern = is_pattern(source) and suffix in (".tar", ".parquet")
@@ -223,7 +224,7 @@ def _found(source: str, splitting: Splitting) -> Found:
     if suffix == ".tar":
         return list_tar(shards_of(source, splitting))
     if suffix == ".parquet" and (pattern or holds_images(path)):
-        return list_parquet(shards_of(source, splitting))
+        return list_parquet(shards_of(source, splitting), splitting)
     if suffix in TABLES:
         return list_manifest(path, splitting)
     if path.name.lower().endswith(ARCHIVES):

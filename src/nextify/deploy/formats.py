@@ -5,6 +5,7 @@ the batch at one.
 """
 
 import copy
+import io
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
@@ -16,6 +17,7 @@ from nextify.deploy.prepare import Prepare
 from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs, quiet
 from nextify.networks.layers import Pointwise
 from nextify.networks.network import Block, Classifier
+from nextify.system.files import write_bytes_atomic
 from nextify.system.native import compiler
 from nextify.tasks.classification import Inference
 from nextify.weights import Preprocessing
@@ -120,7 +122,9 @@ def save(program: ExportedProgram, exported: Exported, path: Path, output: str =
     """Write ``program`` as a model file whose one output is called ``output``, where the format names outputs."""
     match exported.format:
         case "torch":
-            torch.export.save(program, path)
+            buffer = io.BytesIO()  # torch ends the process where it cannot finish a file, as on a full disk
+            torch.export.save(program, buffer)
+            write_bytes_atomic(path, buffer.getvalue())
         case "onnx":
             onnx_program(program, output).save(path, external_data=False)
         case "openvino":

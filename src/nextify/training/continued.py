@@ -13,13 +13,15 @@ from typing import Any, Self, cast
 
 from nextify.data import Images
 from nextify.data.dense.annotations import DenseImages
+from nextify.data.errors import DataError
 from nextify.data.preflight import Preflight, preflight
+from nextify.data.source import check_source
 from nextify.networks.dense.design import DenseDesign
 from nextify.paper.design import Design
 from nextify.system import processes
 from nextify.system.files import followed, make_folder
 from nextify.system.native import Mode
-from nextify.system.text import plural, several
+from nextify.system.text import plural, printable, several
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnProgress
 from nextify.training.prepare import Prepared, digest
@@ -80,12 +82,21 @@ class Finished:
         """Where its images are, or at ``data`` where that is given.
 
         Raises:
-            RequestError: a training of images that Python held, or by an earlier version, does not tell.
+            RequestError: a training of images that Python held, or by an earlier version, does not tell, or they are
+                no longer there.
         """
         reading = self.asked.get("reading") or {}
         if not data and not reading:
             raise RequestError(f"{self.folder} does not record where its images are: give them with --data")
         reading = {"data": "", **reading, **({"data": data} if data else {})}
+        if not data and reading["data"]:
+            try:
+                check_source(reading["data"])
+            except DataError:
+                raise RequestError(
+                    f"the images of {self.folder} are not at {printable(reading['data'])}, as seen from here: give "
+                    f"them with --data"
+                ) from None
         chosen = reading.get("channels")
         if chosen is None and isinstance(self.about, About):  # as the weights that it started from had them
             chosen = self.about.preprocessing.bands

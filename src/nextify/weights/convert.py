@@ -12,7 +12,7 @@ from torch import Tensor
 from nextify.data.bands import named
 from nextify.data.foreign import to_huggingface_config
 from nextify.system.files import write_bytes_atomic, write_json_atomic
-from nextify.weights.bundle import About, save_bundle
+from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, About, located, save_bundle
 from nextify.weights.class_names import CLASSES_FILE, ClassOrder, write_class_file
 from nextify.weights.naming import Naming, WeightsError, family, rename
 from nextify.weights.sources import find
@@ -55,9 +55,10 @@ def convert(
         class_order: as for ``nextify.weights.load``.
 
     Raises:
-        WeightsError: the source cannot be read, the target library has no such model, or another ``classes.txt`` is
-            in the way.
+        WeightsError: the source cannot be read, the target library has no such model, another ``classes.txt`` is in
+            the way, or the file to write is the source's own or part of a bundle.
     """
+    _check_loses_nothing(source, Path(destination), to)
     found = find(source, design, class_order)
     about, path = found.bundle.about, Path(destination)
     notes = found.notes
@@ -90,13 +91,26 @@ def convert(
     else:
         if path.is_file():
             raise WeightsError(f"{path} is not a supported kind of file; use .safetensors, .pth or a directory")
-        _write_safetensors(path / "model.safetensors", state)
+        _write_safetensors(path / WEIGHTS_FILE, state)
         if to == "huggingface":
             write_json_atomic(path / "config.json", huggingface_config(about))
             write_json_atomic(path / "preprocessor_config.json", to_huggingface_config(about.preprocessing))
         elif to == "timm":
             write_json_atomic(path / "config.json", timm_config(about))
     return Conversion(about, found.naming, to, path, len(state), notes)
+
+
+def _check_loses_nothing(source: str | Path, path: Path, to: Naming) -> None:
+    """Raise ``WeightsError`` where what is written to ``path`` would replace its source, or part of a bundle."""
+    single = path.suffix in (*_PICKLES, ".safetensors")
+    if to == "nextify" and not single:
+        return  # ``save_bundle`` replaces whole bundles only
+    original, written = located(source), path if single else path / WEIGHTS_FILE
+    own = written.resolve()
+    if original.exists() and original.resolve() in (own, path.resolve()):
+        raise WeightsError(f"{path} holds the weights to convert, which would be lost: choose another name")
+    if own.name == WEIGHTS_FILE and (own.parent / JSON_FILE).is_file():
+        raise WeightsError(f"{written} belongs to a bundle, which would be lost: choose another name")
 
 
 def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:

@@ -177,11 +177,14 @@ def list_folder(root: Path, splitting: Splitting) -> Found:
     several = splitting.task == "multilabel"
     if splitting.to_train and len({name for _, name in rows[0]}) == 1 and not several:
         raise DataError(_one_class(root / below[0], str(rows[0][0][1])))
+    within = None
     if not named:
         within, rows = walk.parts_within(rows[0], where, splitting)
         if within is not None:
             parts = within
             notes.append(f"The class folders hold splits: {some(list(map(_shown_within, parts.used)))}.")
+    if within is None:
+        notes += _said_of_inner(rows[0], below[0])
     # One class however its name is composed: macOS and Linux write é differently.
     classes: dict[str, str] = {}
     for _, name in (row for part in rows for row in part if row[1] is not None):
@@ -359,6 +362,22 @@ def _one_class(folder: Path, only: str) -> str:
         f"give {printable(str(inner))}" if has_parts else f"add a folder of images of another class{_or_list(folder)}"
     )
     return f"{printable(str(folder))} has one class only ({printable(only)}), so there is nothing to tell apart: {hint}"
+
+
+def _said_of_inner(rows: _Rows, below: str) -> list[str]:
+    """A note where all class folders hold the same folders and nothing else, which may be the classes instead: such as
+    ``camera1/cat``, ``camera1/dog``, ``camera2/cat`` and ``camera2/dog``."""
+    inner: dict[str, set[str]] = defaultdict(set)
+    for file, name in rows:
+        _, *folders = file.removeprefix(f"{below}/").split("/")[:-1]
+        inner[str(name)].add(folders[0] if folders else "")
+    first = next(iter(inner.values()))
+    if len(inner) == 1 or len(first) == 1 or "" in first or any(own != first for own in inner.values()):
+        return []
+    return [
+        f"All class folders hold the same folders, {some(sorted(first, key=natural))}, whose names are not used: if "
+        f"those are the classes, put each one's images in one folder."
+    ]
 
 
 def _shown_within(part: str) -> str:

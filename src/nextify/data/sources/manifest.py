@@ -7,7 +7,6 @@ read likewise, as Hugging Face does (https://huggingface.co/docs/datasets/image_
 
 import csv
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,6 +16,7 @@ from typing import Any
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
 from nextify.data.source import NO_REGRESSION, LabelTask
+from nextify.data.sources.columns import DIVIDING, GROUP, divided, ungrouped
 from nextify.data.sources.folder import data_folders, files_below, files_in, part_folders, reason_of
 from nextify.data.sources.listing import Found, no_label
 from nextify.data.sources.parquet import reading
@@ -33,24 +33,12 @@ NEEDED = ("path", "label")
 ALIASES = {
     "path": ("file_name", "filename", "image_path"),
     "label": ("class", "target", "labels", "tags", "classes"),
-    "group": ("groups", "group_id"),
+    "group": GROUP[1:],
 }
 """Other names of the columns."""
 PLURALS = frozenset(("labels", "tags", "classes"))
 """Names of a column that say that an image can have several labels."""
-SPLITS = ("split", "subset", "phase", "set", "partition", "part", "usage")
-"""Columns that name each row's part."""
-FLAGS = {f"is_{word}": kind for word, kind in (("valid", "val"), ("val", "val"), ("test", "test"), ("train", "train"))}
-"""Columns of yes and no, and the part that yes says."""
-_YES, _NO = {"true", "1", "1.0", "yes", "t", "y"}, {"false", "0", "0.0", "no", "f", "n", ""}
-_UNUSED = ("fold", "folds", "kfold")
-"""Columns that may divide the rows and are not used."""
-_SHOWN = re.compile(
-    r"(patient|subject|person|participant|individual|animal|plant|tree|specimen|slide|camera|device|station|site|location"
-    r"|video|clip|scene|sequence|session|series|study)s?[ _-]?(id|nr|no|number|name|key|uid)?"
-)
-"""Columns that may say what an image shows, as a column ``group`` does."""
-_WANTED = (*NEEDED, "group", *SPLITS, *FLAGS, *_UNUSED)
+_WANTED = (*NEEDED, "group", *DIVIDING)
 
 
 @dataclass(frozen=True)
@@ -303,32 +291,8 @@ def _table(
     if odd := [f"{row:,}" for row, *own in needed if any("\0" in "".join(cell) for cell in own)]:
         count = plural(len(odd), f"row of {where} holds", f"rows of {where} hold")
         raise DataError(f"{count} a NUL byte: row {some(odd)}; save it as UTF-8 text")
-    splits, chosen, said = None, "", [*notes]
-    for name in (*SPLITS, *FLAGS, *_UNUSED):
-        if name not in columns:
-            continue
-        values = [value.strip().casefold() for value in cells[columns[name]]]
-        if name in FLAGS and all(value in _YES | _NO for value in values):
-            yes = FLAGS[name]
-            told = [yes if value in _YES else "val" if yes == "train" else "train" for value in values]
-        elif name == "split" or (name in SPLITS and any(map(kind_of, values))):
-            told = values
-        else:
-            shown = some(sorted(set(values)))
-            said.append(
-                f"The column {name} ({shown}) is not used: to use it, name it split, with the values train and val."
-            )
-            continue
-        if splits is not None:
-            if [kind_of(value) == "train" for value in told] != [kind_of(value) == "train" for value in splits]:
-                raise DataError(
-                    f"several columns of {where} say which rows to train on ({chosen}, {name}) and disagree: keep one "
-                    f"of them, or add a column named split with train, val and test"
-                )
-            continue
-        splits, chosen = told, name
-        if name != "split":
-            said.append(f"The column {name} says which rows to train on and which to test on.")
+    told = divided(where, {name: cells[columns[name]] for name in DIVIDING if name in columns})
+    said = [*notes, *told.notes]
     labels: list[str | Names] = []
     others: list[tuple[str, Sequence[str]]] = []
     if "label" in columns:
@@ -340,14 +304,10 @@ def _table(
             raise _missing(where, names, ("label",))
     groups = cells[columns["group"]] if "group" in columns else None
     classes = {name for name, own in others if {cell.strip() for cell in own} <= {"0", "1"}}  # such as person
-    shows = [name for name in map(str.strip, names) if _SHOWN.fullmatch(name.lower()) and name not in classes]
-    if groups is None and shows:
-        said.append(
-            f"The column {some(shows)} is not used, so images of one {printable(shows[0])} may be both trained on and "
-            f"tested on: name the column group to keep them on one side."
-        )
+    if groups is None:
+        said += ungrouped(names, lambda name: name in classes)
     label_name = names[columns["label"]].strip().lower() if "label" in columns else ""
-    return Table(cells[columns["path"]], labels, splits, groups, rows, others, label_name, names, where, said)
+    return Table(cells[columns["path"]], labels, told.splits, groups, rows, others, label_name, names, where, said)
 
 
 def _delimiter(line: str, folder: Path) -> tuple[str, list[str]]:

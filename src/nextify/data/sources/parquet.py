@@ -6,18 +6,21 @@ the names of classes stand in the schema's metadata under ``huggingface``). Read
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nextify.data.decode import UnreadableImage
-from nextify.data.encoded import Stamp, stamp_of
+from nextify.data.encoded import Selected, Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
+from nextify.data.sources.columns import DIVIDING, GROUP, divided, ungrouped
 from nextify.data.sources.listing import Found, no_label
+from nextify.data.sources.parts import Splitting, as_split, choose_parts, kind_of
 from nextify.data.sources.shards import Shards
 from nextify.system.files import parse_json
 from nextify.system.text import printable, some
@@ -58,6 +61,8 @@ class Columns:
     """Names of the labels 0, 1, …, where the file tells them."""
     other_labels: tuple[str, ...] = ()
     """Further columns of class labels, which are not used."""
+    ungrouped: tuple[str, ...] = field(default=(), compare=False)
+    """What to say of columns that may be groups, where no column is called so."""
 
     @property
     def notes(self) -> list[str]:
@@ -143,10 +148,12 @@ def holds_images(path: Path) -> bool:
         return bool(_image_columns(file.schema_arrow))
 
 
-def list_parquet(shards: Shards) -> Found:
-    """The images in Parquet files. Reads labels and metadata. Raises ``DataError``."""
+def list_parquet(shards: Shards, splitting: Splitting) -> Found:
+    """The images in Parquet files. Reads metadata, labels, and the columns that say a row's split and group, of which
+    the split counts where the files' names say none to test on. Raises ``DataError``."""
     columns: Columns | None = None
     labels: list[Any] = []
+    stated: dict[str, list[str]] = defaultdict(list)  # the cells of other columns that matter
     rows: list[list[int]] = []
     largest = train_count = 0
     for number, (name, path) in enumerate(zip(shards.files, shards.paths, strict=True)):
@@ -161,6 +168,9 @@ def list_parquet(shards: Shards) -> Found:
             rows.append([metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)])
             largest = max(largest, _largest_group(metadata, columns.image))
             labels += file.read(columns=[columns.label], use_threads=False).column(0).to_pylist()
+            for wanted, column in _wanted(file.schema_arrow.names, columns).items():
+                values = file.read(columns=[column], use_threads=False).column(0).to_pylist()
+                stated[wanted] += ["" if no_label(value) else str(value).strip() for value in values]
         if number < shards.train_files:
             train_count = len(labels)
     assert columns is not None
@@ -173,7 +183,9 @@ def list_parquet(shards: Shards) -> Found:
         f"Reading an image loads its row group of up to {largest / 2**20:,.0f} MiB, which is slow: "
         f"files written with row_group_size=10, or tar shards, are faster."
     )
-    return Found(
+    stated = {name: cells for name, cells in stated.items() if len(cells) == len(labels)}  # those of all files
+    groups = next((stated[name] for name in GROUP if name in stated), None)
+    found = Found(
         where=shards.where,
         images=ParquetRows(shards.root, shards.files, columns.image, rows),
         labels=columns.checked(labels),
@@ -181,10 +193,57 @@ def list_parquet(shards: Shards) -> Found:
         classes_in=f"the column {columns.label}",
         parts=shards.parts,
         train_count=train_count,
-        notes=columns.notes,
+        groups=groups,
+        notes=[*columns.notes, *(columns.ungrouped if groups is None else [])],
         left_out=shards.left_out,
         undecoded_note=slow if largest > SLOW_ROW_GROUP else "",
     )
+    return _by_columns(found, {name: stated[name] for name in DIVIDING if name in stated}, splitting)
+
+
+def _by_columns(found: Found, columns: Mapping[str, Sequence[str]], splitting: Splitting) -> Found:
+    """The same images by the parts that columns of their rows state, unless the files' names state them. Raises
+    ``DataError`` for some that name no part, and as ``choose_parts`` does."""
+    told = divided(found.where, columns, strict=False)
+    notes = [*found.notes, *told.notes]
+    if told.splits is None:
+        return replace(found, notes=notes)
+    kinds = [kind_of(split) for split in told.splits]
+    if found.parts.test is not None or found.parts.unused:
+        by_name = np.arange(len(kinds)) < found.train_count
+        if [kind == "train" for kind in kinds] != by_name.tolist():
+            notes = [
+                *found.notes,
+                f"The column {told.column} is not used, as the files' names say which images to train on.",
+            ]
+        return replace(found, notes=notes)
+    of_part: dict[str, list[int]] = defaultdict(list)
+    for i, (split, kind) in enumerate(zip(told.splits, kinds, strict=True)):
+        if kind is None:
+            name = printable(found.images.names[i])
+            raise DataError(f"{name} has the {told.column} {printable(split)!r}: write train, val or test")
+        of_part[split].append(i)
+    parts = choose_parts(of_part, found.where, splitting, as_split)
+    chosen = [i for part in parts.used for i in of_part[part]]
+    names = found.images.names
+    left = {f"in the split {part}, which is not used": [names[i] for i in of_part[part]] for part in parts.unused}
+    return replace(
+        found,
+        images=Selected(found.images, chosen),
+        labels=[found.labels[i] for i in chosen],
+        parts=parts,
+        train_count=0 if parts.train is None else len(of_part[parts.train]),
+        groups=found.groups and [found.groups[i] for i in chosen],
+        notes=notes,
+        left_out={**found.left_out, **left},
+    )
+
+
+def _wanted(names: Sequence[str], columns: Columns) -> dict[str, str]:
+    """The columns of splits and groups by their names in lower case."""
+    taken = {columns.label, columns.image, columns.image.removesuffix(".bytes")}
+    lower = {name.strip().lower(): name for name in names if name not in taken}
+    return {name: lower[name] for name in (*DIVIDING, *GROUP) if name in lower}
 
 
 def choose_columns(
@@ -219,7 +278,9 @@ def _columns_of(schema: Any, name: str) -> Columns:
         if column in schema.names and isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
     }
     in_order = {column: labels[column] for column in schema.names if column in labels}
-    return choose_columns(printable(name), schema.names, _image_columns(schema), in_order)
+    chosen = choose_columns(printable(name), schema.names, _image_columns(schema), in_order)
+    classes = {chosen.label, *chosen.other_labels}
+    return replace(chosen, ungrouped=tuple(ungrouped(schema.names, lambda name: name in classes)))
 
 
 def _features(schema: Any) -> dict[str, object]:
@@ -238,13 +299,13 @@ def _image_columns(schema: Any) -> list[str]:
         return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
     found = []
-    for field in schema:
-        if holds_bytes(field.type):
-            found.append(field.name)
-        elif types.is_struct(field.type):
-            inner = {field.type.field(i).name: field.type.field(i).type for i in range(field.type.num_fields)}
+    for column in schema:
+        if holds_bytes(column.type):
+            found.append(column.name)
+        elif types.is_struct(column.type):
+            inner = {column.type.field(i).name: column.type.field(i).type for i in range(column.type.num_fields)}
             if "bytes" in inner and holds_bytes(inner["bytes"]):
-                found.append(f"{field.name}.bytes")
+                found.append(f"{column.name}.bytes")
     return found
 
 

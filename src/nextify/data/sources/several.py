@@ -24,6 +24,10 @@ RECOGNIZED, ASKED = ("|", ";"), ("|", ";", ",")
 """Separators by which several labels are recognized, and those that count where multi-label is asked for."""
 _FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_ITEM = r"""'[^'\\]*'|"[^"\\]*"|[+-]?\d+"""
+_ITEMS = re.compile(_ITEM)
+_LIST = re.compile(rf"\[\s*((?:{_ITEM})(?:(?:\s*,\s*|\s+)(?:{_ITEM}))*\s*,?)?\s*\]")
+"""A list or array of NumPy as Python or JSON writes it, as tables of pandas have them."""
 _YES, _NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 
 
@@ -47,9 +51,10 @@ class Stated(NamedTuple):
 def in_one_column(where: str, cells: Sequence[str | Names], task: LabelTask | None, *, plural_name: bool) -> Stated:
     """The labels of a column: one class in each cell, or several labels.
 
-    Cells are taken apart at ``|`` or ``;`` where at least half of the parts of such cells occur in other cells too; in
-    a column ``labels`` or ``tags``, and with ``--task multilabel``, at commas and blanks as well, and with the latter
-    at the first of the signs that occurs at all.
+    Cells that are all lists as Python or JSON writes them (``['cat', 'dog']``) are taken as such, unless one class is
+    asked for. Others are taken apart at ``|`` or ``;`` where at least half of the parts of such cells occur in other
+    cells too; in a column ``labels`` or ``tags``, and with ``--task multilabel``, at commas and blanks as well, and
+    with the latter at the first of the signs that occurs at all.
 
     Args:
         plural_name: whether the column's name says that there are several.
@@ -57,6 +62,8 @@ def in_one_column(where: str, cells: Sequence[str | Names], task: LabelTask | No
     Raises:
         DataError: numbers with fractions; lists where one class is asked for.
     """
+    if task != "classification":
+        cells = _written_out(cells)
     texts = [cell for cell in cells if isinstance(cell, str)]
     if len(texts) < len(cells):
         if task == "classification":
@@ -83,6 +90,18 @@ def in_one_column(where: str, cells: Sequence[str | Names], task: LabelTask | No
             note = f"Labels such as {example} are taken as one class each: --task multilabel splits them."
             return Stated(texts, notes=(note,))
     return Stated(texts if task is None else [(cell,) for cell in texts])
+
+
+def _written_out(cells: Sequence[str | Names]) -> Sequence[str | Names]:
+    """Texts that are all lists as tuples of their items; others as they are."""
+    written = {cell for cell in cells if isinstance(cell, str) and not no_label(cell)}
+    if not written or not all(map(_LIST.fullmatch, map(str.strip, written))):
+        return cells
+    names = {
+        cell: tuple(dict.fromkeys((item[1:-1] if item[0] in "'\"" else item).strip() for item in _ITEMS.findall(cell)))
+        for cell in written
+    }
+    return [names.get(cell, cell) if isinstance(cell, str) else cell for cell in cells]
 
 
 def _parts(cell: str, sign: str) -> Names:
