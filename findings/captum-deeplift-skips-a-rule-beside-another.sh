@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Captum's DeepLift promises that its attributions add up to the difference between the network's output and the baseline's.
-# In the plainest CNN, convolution, ReLU, max pooling, they do not, by about the size of the difference itself. Each layer that has a rule (ReLU, Tanh, max pooling, softmax, ...) takes its gradient from a hook on its
-# output tensor and puts its own on its input tensor. Where two such layers touch, both hooks sit on the same tensor, the
-# earlier layer's runs first, and it takes the plain gradient of the later layer in place of its multipliers: one of the two
-# rules is lost. A layer in between that makes a new tensor, if only x + 0, mends it. Overlapping pooling (3x3, stride 2, as in a
-# ResNet's stem) fails by itself, as a pixel that is the largest of two windows keeps the share of one. The difference is
-# returned with return_convergence_delta=True and not looked at otherwise.
+# Captum's DeepLift promises that its attributions add up to the difference between the network's output and the
+# baseline's. In the plainest CNN, convolution, ReLU, max pooling, they do not, by about the size of the difference
+# itself. Each layer that has a rule (ReLU, Tanh, max pooling, softmax, ...) takes its gradient from a hook on its
+# output tensor and puts its own on its input tensor. Where two such layers touch, both hooks sit on the same tensor,
+# the earlier layer's runs first, and it takes the plain gradient of the later layer in place of its multipliers: one of
+# the two rules is lost. A layer in between that makes a new tensor, if only x + 0, mends it. Overlapping pooling (3x3,
+# stride 2, as in a ResNet's stem) fails by itself, as a pixel that is the largest of two windows keeps the share of
+# one. The difference is returned with return_convergence_delta=True and not looked at otherwise.
 #
 # Seen 2026-11-30 with captum 0.9.0, torch 2.15.0, Python 3.11.7, CPU, float64; 20 random networks, images and baselines; sum of the
 # attributions less the difference of the outputs, over that difference, median and worst:
