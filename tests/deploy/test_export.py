@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -469,6 +473,28 @@ def test_what_a_runtime_cannot_load_is_one_line(to: Format, tmp_path: Path) -> N
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_threads_that_load_at_once_leave_output_and_log_as_they_were() -> None:
+    began, both, over = threading.Event(), threading.Event(), threading.Event()
+    before = sys.stdout, logging.root.manager.disable
+
+    def first() -> None:
+        with runners.quiet():
+            began.set()
+            both.wait(0.2)
+        over.set()
+
+    def second() -> None:
+        began.wait()
+        with runners.quiet():  # within the first one's, it would put back in the end what that had set
+            both.set()
+            over.wait()
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(first), threads.submit(second)]:
+            done.result()
+    assert (sys.stdout, logging.root.manager.disable) == before
+
+
 SETTINGS = {
     "crop": Preprocessing((20, 20), 24),
     "wide": Preprocessing((12, 30), 16),
@@ -497,7 +523,9 @@ def test_gray_pixels_are_prepared_in_openvino() -> None:
     settings = SETTINGS["gray"]
     pixels = noise(1, 31, 44)
     program = torch.export.export(Prepare(settings), (torch.from_numpy(pixels)[None],))
-    run = openvino.Core().compile_model(openvino.convert_model(program), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with runners.quiet():
+        model = openvino.convert_model(program)
+    run = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_allclose(run(pixels[None])[0][0], settings(pixels).numpy(), atol=1 / 255 / 0.2 + 1e-4)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -46,6 +47,7 @@ RUNTIMES: dict[Format, str] = {
     "executorch": "executorch",
 }
 
+_QUIET = threading.RLock()
 # OpenVINO and NNCF tell Google Analytics of imports and conversions, each time from a fork of the process that may have
 # threads; without the package that does it they are silent.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -64,15 +66,16 @@ def needs(package: str, extra: str) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep what exporters and runtimes print, log and warn about from the user: what they write is verified, and an
-    error says where they fail."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    error says where they fail. Threads take turns, since each puts back what it found."""
+    with _QUIET:
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(before)
 
 
 @dataclass(frozen=True)
