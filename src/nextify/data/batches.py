@@ -96,8 +96,7 @@ def balanced_order(labels: Labels, seed: int, epoch: int) -> Rows:
     for members, count in zip(classes, places.tolist(), strict=True):
         repetitions, rest = divmod(count, len(members))
         chosen += [np.tile(members, repetitions), random.permutation(members)[:rest]]
-    found: Rows = random.permutation(np.concatenate(chosen)).astype(np.int64)
-    return found
+    return random.permutation(np.concatenate(chosen)).astype(np.int64)
 
 
 class TrainBatches(BatchesByStep):

@@ -67,8 +67,7 @@ class MixedStore:
     def load(self, index: int) -> Pixels:
         height, width = self.sizes[index]
         end = self.ends[index]
-        image: Pixels = self.kept.array[end - height * width * self.channels : end].reshape(height, width, -1)
-        return image
+        return self.kept.array[end - height * width * self.channels : end].reshape(height, width, -1)
 
 
 class EncodedStore:

@@ -192,8 +192,7 @@ def resized(pixels: Pixels, size: int, mirrored: bool) -> Pixels:
         x = torch.nn.functional.interpolate(x, (size, size), mode="bicubic", antialias=True)
     if mirrored:
         x = x.flip(3)
-    out: Pixels = x[0].permute(1, 2, 0).numpy()
-    return out
+    return x[0].permute(1, 2, 0).numpy()
 
 
 def shifted(pixels: Pixels, top: int, left: int, margin: int, border: str = "black") -> Pixels:

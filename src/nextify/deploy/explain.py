@@ -157,8 +157,7 @@ def heat_map(model: ConvNet, image: Tensor, index: int, method: Method) -> Map:
         heat = _integrated_gradients(model, image, index)
     else:
         heat = _class_activation(model, image, index, method)
-    found: Map = (heat / heat.max().clamp(min=1e-30)).cpu().numpy()
-    return found
+    return (heat / heat.max().clamp(min=1e-30)).cpu().numpy()
 
 
 def _class_activation(

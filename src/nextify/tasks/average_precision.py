@@ -94,8 +94,7 @@ class Precision:
 
     def _at(self, values: Floats, threshold: float | None, size: Size) -> Floats:
         chosen = slice(None) if threshold is None else np.isclose(self.thresholds, threshold)
-        found: Floats = values[chosen][..., SIZES.index(size)]
-        return found
+        return values[chosen][..., SIZES.index(size)]
 
 
 def _mean(values: Floats) -> float | None:

@@ -150,5 +150,4 @@ class MultiLabelMetrics:
 
 def decided(logits: Floats, thresholds: Sequence[float]) -> Flags:
     """``(N, K)``: whether each label's probability reaches its threshold."""
-    found: Flags = probabilities(logits) >= np.array(thresholds)
-    return found
+    return probabilities(logits) >= np.array(thresholds)

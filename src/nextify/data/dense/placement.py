@@ -133,5 +133,4 @@ def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     # torch takes its fast kernel only for channels-last tensors, and warns of read-only arrays.
     as_is = pixels.flags.c_contiguous and pixels.flags.writeable
     x = torch.from_numpy(pixels if as_is else pixels.copy())[None].permute(0, 3, 1, 2)
-    out: Pixels = interpolate(x, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
-    return out
+    return interpolate(x, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()

@@ -107,8 +107,7 @@ def zoom_lines(size: int, factor: float) -> tuple[int, int, int, int]:
 def enlarged(values: Floats, height: int, width: int) -> Floats:
     """Bilinear, end points on end points: ``(C, h, w)`` to ``(C, height, width)``."""
     found = F.interpolate(torch.from_numpy(values)[None], (height, width), mode="bilinear", align_corners=True)
-    result: Floats = found[0].numpy()
-    return result
+    return found[0].numpy()
 
 
 def sample(values: Floats, x: Floats, y: Floats, edge: Literal["reflect", "mirror"]) -> Floats:
@@ -124,5 +123,4 @@ def sample(values: Floats, x: Floats, y: Floats, edge: Literal["reflect", "mirro
     found = F.grid_sample(
         torch.from_numpy(values)[None], torch.from_numpy(grid), padding_mode="reflection", align_corners=corners
     )
-    result: Floats = found[0].numpy()
-    return result
+    return found[0].numpy()

@@ -86,8 +86,7 @@ def plasma(side: int, decay: float, draws: Draws) -> Floats:
         count = side // step
 
         def midpoint(total: Floats, size: float = size, count: int = count) -> Floats:
-            found: Floats = total * np.float32(0.25) + draws.uniform(-size * size, size * size, count, count)
-            return found
+            return total * np.float32(0.25) + draws.uniform(-size * size, size * size, count, count)
 
         across: Floats = np.roll(corners, -1, 1)
         below: Floats = np.roll(corners, -1, 0)
