@@ -150,6 +150,7 @@ def check(
         left_out=readable.left_out,
         untested=readable.untested,
         middle_side=round(float(np.median([min(r.header.height, r.header.width) for r in records.values()]))),
+        bands=bands,
     )
 
 

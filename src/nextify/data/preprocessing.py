@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from nextify.data.bands import Bands, checked, of_memory
 from nextify.data.decode import Pixels, UnreadableImage, from_memory
@@ -263,6 +264,22 @@ class Preprocessing:
 
 
 OFFICIAL = Preprocessing()
+
+
+def interpolated(
+    pixels: Pixels, size: tuple[int, int], mode: Literal["bilinear", "bicubic"], mirrored: bool = False
+) -> Pixels:
+    """``(H, W, C)`` at ``size`` (height, width), by torch's antialiased filters: on uint8, Pillow's to within two
+    levels of 255. May be the array that was given."""
+    same = pixels.shape[:2] == size
+    if same and not mirrored:
+        return pixels
+    # torch takes its fast kernel only for channels-last tensors: contiguous (H, W, C), with the batch axis added first.
+    # It warns of read-only arrays.
+    as_is = pixels.flags.c_contiguous and pixels.flags.writeable
+    x = torch.from_numpy(pixels if as_is else pixels.copy())[None].permute(0, 3, 1, 2)  # (1, C, H, W)
+    x = x if same else interpolate(x, size, mode=mode, antialias=True)
+    return (x.flip(3) if mirrored else x)[0].permute(1, 2, 0).numpy()
 
 
 def normalized(pixels: Tensor, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

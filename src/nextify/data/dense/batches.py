@@ -18,8 +18,9 @@ from torch import Tensor
 from nextify.data.batches import BatchesByStep, BatchesInOrder, iterated
 from nextify.data.decode import Pixels, quiet
 from nextify.data.dense.annotations import DenseSet, IndexMask, Objects
-from nextify.data.dense.placement import Placement, fitting, resized
+from nextify.data.dense.placement import Placement, fitting
 from nextify.data.images import EncodedStore
+from nextify.data.preprocessing import interpolated
 from nextify.data.randomness import AUGMENTATION, reseed, seeded, words_of_rows
 from nextify.data.share import Rows, Share
 from nextify.data.transforms import Jitter
@@ -218,7 +219,7 @@ class _Held:
         pixels = self.images.load(index)
         fit = fitting(pixels.shape, self.largest)
         if fit.scale * REDUCED_FROM < 1:
-            pixels = resized(pixels, fit.resized)
+            pixels = interpolated(pixels, fit.resized, "bilinear")
         elif not self.decodes:
             return pixels
         if self.bytes + pixels.nbytes <= self.limit:
