@@ -86,16 +86,9 @@ class DenseTrainBatches(BatchesByStep):
         *,
         masks: bool = False,
     ) -> None:
-        """
-        Args:
-            canvas: height and width of the network's input.
-            workers, share: as ``BatchesByStep`` has them.
-            masks: whether targets of detection hold instance masks.
-
-        Raises:
-            DataError: there are fewer images than a batch holds.
-            RecipeError: the recipe has an augmentation that boxes and masks cannot follow.
-        """
+        """Batches as ``BatchesByStep`` has them, on a ``canvas`` of this height and width, with instance ``masks`` if
+        asked for. Raises ``DataError`` as it does, and ``RecipeError`` for an augmentation that boxes and masks cannot
+        follow."""
         _refuse_others(recipe, images.task)
         super().__init__(np.arange(len(images)), recipe, seed, workers, share)
         self.images, self.canvas, self.masks = images, canvas, masks

@@ -48,15 +48,9 @@ def in_one_column(where: str, cells: Sequence[str | Names], task: LabelTask | No
     """The labels of a column: one class in each cell, or several labels.
 
     Cells are taken apart at ``|`` or ``;`` where at least half of the parts of such cells occur in other cells too; in
-    a column ``labels`` or ``tags``, and with ``--task multilabel``, at commas and blanks as well, and with the latter
-    at the first of the signs that occurs at all.
-
-    Args:
-        plural_name: whether the column's name says that there are several.
-
-    Raises:
-        DataError: numbers with fractions; lists where one class is asked for.
-    """
+    a column whose name is a plural (``labels``, ``tags``), and with ``--task multilabel``, at commas and blanks as
+    well, and with the latter at the first of the signs that occurs at all. Raises ``DataError`` for numbers with
+    fractions, and for lists where one class is asked for."""
     texts = [cell for cell in cells if isinstance(cell, str)]
     if len(texts) < len(cells):
         if task == "classification":
@@ -115,17 +109,15 @@ def in_columns(
     task: LabelTask | None,
     missing: Callable[[], DataError],
 ) -> Stated:
-    """The labels that columns of 0 and 1 state, one for each class; other columns are left aside, with a note.
-
-    Where every row has exactly one 1, these are classes, unless multi-label is asked for.
+    """The labels that columns of 0 and 1 state, one for each class; other columns are left aside, with a note. Where
+    every row has exactly one 1, these are classes, unless multi-label is asked for.
 
     Args:
         columns: names and cells of those that have no meaning of their own.
         missing: makes the error for a table without labels.
 
     Raises:
-        DataError: no such column; cells that are neither 0 nor 1; a row without exactly one 1 where one class is asked
-            for.
+        DataError: no such column; cells that are neither 0 nor 1; no single 1 in a row where one class is asked for.
     """
     chosen: dict[str, list[bool]] = {}
     aside: list[str] = []
