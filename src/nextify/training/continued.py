@@ -47,12 +47,8 @@ class Finished:
 
     @classmethod
     def of(cls, run: str | Path) -> Self:
-        """The training in a folder, for which ``latest`` may stand; no tensors are read.
-
-        Raises:
-            RequestError: there is none, or it is not finished.
-            WeightsError: its bundle cannot be understood.
-        """
+        """The training in a folder, for which ``latest`` may stand; no tensors are read. Raises ``RequestError`` where
+        there is none, or it is not finished, and ``WeightsError`` where its bundle cannot be understood."""
         folder = followed(run)
         if folder.name == "bundle" and not (folder / "recipe.json").exists():
             folder = folder.parent
@@ -77,11 +73,8 @@ class Finished:
         return cls(folder, asked, about)
 
     def source_at(self, data: str = "") -> Source:
-        """Where its images are, or at ``data`` where that is given.
-
-        Raises:
-            RequestError: a training of images that Python held, or by an earlier version, does not tell.
-        """
+        """Where its images are, or at ``data`` where that is given. Raises ``RequestError`` where the training does not
+        tell: of images that Python held, or by an earlier version."""
         reading = self.asked.get("reading") or {}
         if not data and not reading:
             raise RequestError(f"{self.folder} does not record where its images are: give them with --data")
@@ -102,14 +95,8 @@ class Finished:
         return chosen_licence(self.about.licence, chosen)
 
     def prepared(self, images: AnyImages, epochs: int, settings: Mapping[str, object] | None = None) -> Prepared:
-        """The training of ``epochs`` more.
-
-        Args:
-            settings: of the recipe, above what this makes of it.
-
-        Raises:
-            RequestError: other images, or settings of the design, which comes with the weights.
-        """
+        """The training of ``epochs`` more, with ``settings`` of the recipe above what this makes of it. Raises
+        ``RequestError`` for other images, and for settings of the design, which comes with the weights."""
         model, values, about = self.asked["model"], self.asked["data"], self.about
         if values.get("task") == "masked":
             raise RequestError(
