@@ -7,7 +7,7 @@ evaluate with; ``foreign.py`` shows where other libraries differ.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from operator import index
@@ -51,6 +51,11 @@ def _whole(value: object) -> int:
     return index(value)  # type: ignore[arg-type]
 
 
+def _sides(value: Any) -> tuple[int, int]:
+    height, width = map(_whole, (value, value) if isinstance(value, int) else value)
+    return height, width
+
+
 def _number(value: object) -> float:
     """A number as it was given. Raises ``TypeError`` for texts and truth values."""
     if isinstance(value, bool | str):
@@ -82,27 +87,14 @@ class Preprocessing:
     of them are channels; None reads colours as usual."""
 
     def __post_init__(self) -> None:
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        try:
-            height, width = map(_whole, size)
-        except (TypeError, ValueError):
-            raise PreprocessingError(f"size must be two whole numbers of pixels, got {shortened(self.size)}") from None
-        object.__setattr__(self, "size", (height, width))
-        try:
-            object.__setattr__(self, "resize_size", _whole(self.resize_size))
-        except TypeError:
-            wanted = f"resize_size must be a whole number of pixels, got {shortened(self.resize_size)}"
-            raise PreprocessingError(wanted) from None
+        self._convert("size", _sides, "two whole numbers of pixels")
+        self._convert("resize_size", _whole, "a whole number of pixels")
         try:
             object.__setattr__(self, "bands", None if self.bands is None else checked(self.bands))
         except ValueError as error:
             raise PreprocessingError(f"bands: {error}") from None
         for name in ("mean", "std"):
-            try:
-                object.__setattr__(self, name, tuple(map(_number, getattr(self, name))))
-            except (TypeError, ValueError, OverflowError):
-                wanted = f"{name} must be 1 or 3 numbers, got {shortened(getattr(self, name))}"
-                raise PreprocessingError(wanted) from None
+            self._convert(name, lambda values: tuple(map(_number, values)), "1 or 3 numbers")
         if not isinstance(self.antialias, bool | np.bool_):
             raise PreprocessingError(f"antialias must be true or false, got {shortened(self.antialias)}")
         if min(self.size) < 1 or self.resize_size < 1:
@@ -134,6 +126,13 @@ class Preprocessing:
                 f"mean and std need {' or '.join(map(str, counts))} numbers each, mean up to {_LARGEST:g} and std "
                 f"from {1 / _LARGEST:g} to {_LARGEST:g}; got {shortened(self.mean)} and {shortened(self.std)}"
             )
+
+    def _convert(self, name: str, convert: Callable[[Any], object], wanted: str) -> None:
+        given = getattr(self, name)
+        try:
+            object.__setattr__(self, name, convert(given))
+        except (TypeError, ValueError, OverflowError):
+            raise PreprocessingError(f"{name} must be {wanted}, got {shortened(given)}") from None
 
     @classmethod
     def from_crop_ratio(cls, size: int | tuple[int, int], crop_ratio: float, **settings: Any) -> Self:

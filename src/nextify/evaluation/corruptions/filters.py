@@ -35,16 +35,9 @@ def interleaved(values: Floats) -> Pixels:
     return np.stack(tuple(levels(values)), -1)  # six times as fast as a transposed copy
 
 
-def levels(values: Floats) -> Pixels:
-    """Clip to 0..255 and truncate. Overwrites ``values``."""
-    values += SLACK
-    np.clip(values, 0, 255, out=values)
-    return values.astype(np.uint8)
-
-
-def rounded(values: Floats) -> Pixels:
-    """Clip to 0..255 and round to the nearest level. Overwrites ``values``."""
-    values += 0.5
+def levels(values: Floats, added: float = SLACK) -> Pixels:
+    """Clip to 0..255 and truncate; with 0.5 ``added``, round to the nearest level. Overwrites ``values``."""
+    values += added
     np.clip(values, 0, 255, out=values)
     return values.astype(np.uint8)
 
