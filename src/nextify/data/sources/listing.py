@@ -283,8 +283,7 @@ def no_label(value: object) -> bool:
 def number_labels(
     labels: Sequence[object], known: tuple[str, ...] | None, where: str
 ) -> tuple[tuple[str, ...], list[int]]:
-    """Class names and each label's number, ``UNLABELLED`` where there is none. ``known``: the names of the numbers 0,
-    1, …
+    """Class names and each label's number, ``UNLABELLED`` where there is none. ``known``: the names of 0, 1, …
 
     Without known names the classes are in natural order. Whole numbers are then one class however they are written (1
     and 1.0), and so are texts in two Unicode forms. Raises ``DataError`` for labels beyond the known classes, and for
