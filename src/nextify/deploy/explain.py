@@ -108,16 +108,11 @@ class Explanation:
 def explain(
     weights: str, sources: Iterable[str], method: Method = "grad-cam", index: int | None = None
 ) -> Iterator[Explanation | Prediction]:
-    """Explain images of files, folders and patterns; a prediction with an error for one that cannot be read.
+    """Explain images of files, folders and patterns; a prediction with an error for one that cannot be read. ``index``:
+    the class to explain; None takes each image's most probable one.
 
-    Args:
-        weights: a bundle, or anything else that ``nextify.weights.load`` reads.
-        index: the class to explain; None takes each image's most probable one.
-
-    Raises:
-        WeightsError: the weights cannot be loaded, have no classifier, or fewer classes.
-        MissingExtra: the method needs a package that is not installed.
-    """
+    Raises ``WeightsError`` where the weights cannot be loaded, have no classifier, or fewer classes, and
+    ``MissingExtra`` where the method needs a package that is not installed."""
     network = Network(weights, kernels="off")
     about, settings, model = network.about, network.preprocessing, network.model
     about.check_single("nextify explain")
