@@ -21,13 +21,8 @@ JOBS = 32
 
 
 def chosen_engine(machine: Machine, scale: str, root: Path) -> Engine:
-    """Where the trials of a study at ``root`` run.
-
-    Raises:
-        MissingEngine: its package is not installed.
-        ClusterUnavailable: it cannot be reached, or has no room for a single trial.
-        DeviceError: this machine has no such device.
-    """
+    """Where the trials of a study at ``root`` run. Raises ``MissingEngine``, ``ClusterUnavailable`` or ``DeviceError``
+    where they cannot."""
     side = SCALES[scale].largest_image
     small = side <= SMALL_SIDE
     runtime = Runtime(

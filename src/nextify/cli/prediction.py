@@ -85,6 +85,15 @@ def _print_found(predictions: Sequence[DensePrediction], task: str) -> None:
     else:
         header = ("image", "class", "share")
         things = [[(printable(r.name), f"{100 * r.share:.2f} %") for r in found.regions] for found in predictions]
+    _print_rows(header, predictions, things)
+
+
+def _print_rows(
+    header: Sequence[str],
+    predictions: Sequence[Prediction | DensePrediction],
+    things: Sequence[Sequence[tuple[str, ...]]],
+) -> None:
+    """A line per thing, the first of each image with its path; nothing for no image."""
     rows = [
         (printable(found.path) if i == 0 else "", *row)
         for found, some in zip(predictions, things, strict=True)
@@ -102,18 +111,6 @@ def failures(predictions: Sequence[Prediction | DensePrediction]) -> int:
     return 1 if failed else 0
 
 
-def _rows(predictions: Sequence[Prediction]) -> list[tuple[str, str, str]]:
-    """The classes or labels of each image; one that has no label has a row too."""
-    return [
-        (printable(p.path) if rank == 0 else "", *words)
-        for p in predictions
-        if not p.error
-        for rank, words in enumerate(
-            [(printable(guess.label), f"{100 * guess.probability:.2f} %") for guess in p.guesses] or [("none", "")]
-        )
-    ]
-
-
 def _run(options: Options, how: dict[str, Any]) -> int:
     runner = open_runner(options.bundle, **how, class_order=options.class_order)
     predictor = Predictor(runner, channels=options.channels)
@@ -122,8 +119,13 @@ def _run(options: Options, how: dict[str, Any]) -> int:
         print_json([{**p.to_dict(), "path": valid_unicode(p.path)} for p in predictions])
     elif options.csv:
         print(csv_text(predictions), end="")
-    elif rows := _rows(predictions):
-        print_columns(("image", "class", "probability"), rows)
+    else:
+        read = [p for p in predictions if not p.error]
+        guesses = [
+            [(printable(guess.label), f"{100 * guess.probability:.2f} %") for guess in p.guesses] or [("none", "")]
+            for p in read
+        ]
+        _print_rows(("image", "class", "probability"), read, guesses)
     if not predictor.about.classes:
         note(
             "the weights do not name their classes: #N is the index among their outputs, from 0; --class-order FILE "

@@ -66,11 +66,8 @@ class TrainingProgress(_TitledBars):
     """Shows the progress of one run, and finds out early or says once that ``--minutes`` will not hold."""
 
     def __init__(self, console: Console, prepared: Prepared, began: float, shorten: bool = False) -> None:
-        """
-        Args:
-            began: reading of ``time.monotonic`` from which the minutes count.
-            shorten: set ``epochs`` where the minutes will not hold and this is found out early.
-        """
+        """The minutes count from ``began``, a reading of ``time.monotonic``. ``shorten``: set ``epochs`` where they
+        will not hold and this is found out early."""
         super().__init__(console, "training")
         self.shorten, self.steps_per_epoch = shorten, prepared.steps_per_epoch if shorten else 0
         self.epochs: int | None = None  # that fit into what is left of the minutes, where this run should stop
@@ -250,14 +247,8 @@ def read_images(
     several: bool = False,
     without: Path | None = None,
 ) -> Images:
-    """Open the images of ``--data``, with progress.
-
-    Args:
-        cache: folder for what later starts need not do again; None for none.
-        weights: where the bands of the images come from if ``--channels`` does not name them.
-        to_train, tested, task, without: as ``open_images`` has them.
-        several: whether images with several labels are taken.
-    """
+    """Open the images of ``--data``, with progress; ``several``: also those with several labels, and otherwise as
+    ``open_images`` has it. The bands are those of ``weights`` where ``--channels`` names none."""
     with console.status("checking the images …") as status:
         images = open_images(
             source,

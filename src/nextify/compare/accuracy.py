@@ -74,15 +74,9 @@ def make_plan(
     precision: str = "fp32",
     weights: Mapping[str, str] | None = None,
 ) -> AccuracyPlan:
-    """The trainings of a comparison.
-
-    Args:
-        weights: ``{name: file}`` of networks that are evaluated; bundles are in any case.
-
-    Raises:
-        PlanError: no seed, an unknown recipe, weights for a network that takes no part.
-        FitError: images that no training can work on.
-    """
+    """The trainings of a comparison; bundles are evaluated, and so are the networks of ``weights``, ``{name: file}``.
+    Raises ``PlanError`` for no seed, an unknown recipe, or weights for a network that takes no part, and ``FitError``
+    for images that no training can work on."""
     given = dict(weights or {})
     if unknown := [name for name in given if name not in {entry.name for entry in entries}]:
         named = ", ".join(entry.name for entry in entries)

@@ -4,12 +4,12 @@ Inference includes what follows the head. Untrained weights find hardly any obje
 boxes takes less time than with trained ones. Training is on made-up masks, or on as many objects as COCO's images have.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nextify.data.dense.batches import Target
 from nextify.networks.dense.cost import run_counted
 from nextify.networks.dense.design import LARGE, DenseDesign, Head, fitted_head
 from nextify.networks.dense.network import DenseNetwork
@@ -20,16 +20,6 @@ OBJECTS = 7
 """Of an image in training; COCO's train2017 has 860,001 in 118,287 images."""
 CLASSES = {"detection": 80, "segmentation": 150}
 """COCO's and ADE20K's."""
-
-
-@dataclass(frozen=True, eq=False)
-class MadeUp:
-    """The objects of one image."""
-
-    boxes: Tensor
-    labels: Tensor
-    crowd: Tensor
-    masks: Tensor | None
 
 
 class Measured(nn.Module):
@@ -61,7 +51,7 @@ class Measured(nn.Module):
             at = torch.arange(side, device=device)
             inside = (at >= corners[:, None]) & (at < (corners + sizes)[:, None])
             masks = (inside[:, :, None] & inside[:, None]).to(torch.uint8)
-        return [MadeUp(boxes, labels, crowd, masks)] * len(images)
+        return [Target(boxes, labels, crowd, masks, image=-1)] * len(images)
 
 
 def published(backbone: Design | Foreign, head: Head) -> DenseDesign:

@@ -104,14 +104,9 @@ def network(entry: Model, image_size: int, fitted_to: int | None = None, steps: 
     """Return the network of an entry as data, for square images of ``image_size``.
 
     A timm model whose configuration has a fixed input size is made with ``img_size=``: a ViT gets position embeddings
-    for that many patches, a Swin keeps its window and pads. A bundle gives its design; its weights, which change no
-    cost, are not used.
-
-    Args:
-        fitted_to: side of the images that it is trained on: a design of ours is fitted to them as a training fits it.
-            None takes a named design as it is, and fits one at a scale to ``image_size``.
-        steps: of the training, for the fit.
-    """
+    for that many patches, a Swin keeps its window and pads. A bundle gives its design; its weights change no cost. A
+    design of ours is fitted as for a training of ``steps`` on images of ``fitted_to``; where that is None, only a
+    design at a scale is fitted, to ``image_size``."""
     if entry.name.startswith("timm:"):
         import timm
 
@@ -137,12 +132,8 @@ def build(
     fitted_to: int | None = None,
     head: Head | None = None,
 ) -> nn.Module:
-    """Build the network of :func:`network`, untrained, on torch's current default device.
-
-    Args:
-        num_classes: None takes a bundle's own, otherwise 1000.
-        head: of the detector or segmenter whose backbone it is; None builds the classifier.
-    """
+    """Build the network of :func:`network`, untrained, on torch's current default device: a classifier of
+    ``num_classes`` (by default a bundle's own, else 1000), or with ``head`` a detector or segmenter."""
     if head is not None:
         return Measured(network(entry, image_size, fitted_to), head, image_size)
     if is_path(entry.name):

@@ -273,12 +273,8 @@ class Search:
         return self._best(pool, self.epochs)[0]
 
     def run(self) -> Found:
-        """Search, compare, and write nothing but what a search that goes on needs.
-
-        Raises:
-            BudgetError: no design stays within the limits.
-            EngineError: the trainings cannot go on; what is finished stays.
-        """
+        """Search and compare; writes only what a search that goes on needs. Raises ``BudgetError`` where no design
+        stays within the limits, and ``EngineError`` where the trainings cannot go on; what is finished stays."""
         started = datetime.now(UTC)
         winner = self._halve("search")
         assert winner is not None  # a rung of which nothing is left raises

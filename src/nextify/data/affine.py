@@ -22,12 +22,8 @@ def available() -> bool:
 
 
 def affine(pixels: Pixels, matrix: Sequence[float], fill: Colour) -> Pixels:
-    """``(H, W, 3)`` of the same size, bicubic; needs :func:`available`.
-
-    Args:
-        matrix: ``a, b, c, d, e, f``; the pixel at ``(x, y)`` comes from ``(a x + b y + c, d x + e y + f)``.
-        fill: colour of what comes from outside.
-    """
+    """``(H, W, 3)`` of the same size, bicubic; needs :func:`available`. By the ``matrix`` ``a, b, c, d, e, f``, the
+    pixel at ``(x, y)`` comes from ``(a x + b y + c, d x + e y + f)``; what lies outside has the colour ``fill``."""
     out = np.empty_like(pixels)
     _run(_build().library, np.ascontiguousarray(pixels), out, matrix, fill)
     return out

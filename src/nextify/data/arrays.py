@@ -85,5 +85,4 @@ def _of_file(file: IO[bytes], length: int) -> Values:
     if math.prod(shape) * kind.itemsize != length - file.tell():
         raise UnreadableImage("truncated")
     file.seek(0)
-    values: Values = np.lib.format.read_array(file, allow_pickle=False)
-    return values
+    return np.lib.format.read_array(file, allow_pickle=False)

@@ -46,15 +46,9 @@ class BatchesByStep:
     """Which images the training batches of a recipe hold; an incomplete last batch of an epoch is dropped."""
 
     def __init__(self, trained: Rows, recipe: Recipe, seed: int, workers: int, share: Share | None) -> None:
-        """
-        Args:
-            trained: indices of the images to train on.
-            workers: processes that prepare batches; 0 prepares each batch on demand. The batches are the same.
-            share: this process's rows of each batch; None returns whole batches.
-
-        Raises:
-            DataError: there are fewer images than a batch holds.
-        """
+        """Of the images at the indices ``trained``, prepared by ``workers`` processes, or on demand if 0, which gives
+        the same batches; with ``share`` only this process's rows. Raises ``DataError`` where the images do not fill a
+        batch."""
         self.trained, self.batch_size, self.seed, self.workers = trained, recipe.batch_size, seed, workers
         self.steps_per_epoch = len(trained) // self.batch_size
         if not self.steps_per_epoch:
@@ -96,8 +90,7 @@ def balanced_order(labels: Labels, seed: int, epoch: int) -> Rows:
     for members, count in zip(classes, places.tolist(), strict=True):
         repetitions, rest = divmod(count, len(members))
         chosen += [np.tile(members, repetitions), random.permutation(members)[:rest]]
-    found: Rows = random.permutation(np.concatenate(chosen)).astype(np.int64)
-    return found
+    return random.permutation(np.concatenate(chosen)).astype(np.int64)
 
 
 class TrainBatches(BatchesByStep):

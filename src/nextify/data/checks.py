@@ -80,13 +80,12 @@ def check(
     on_progress: Callable[[int, int], None] | None = None,
     looked: tuple[Records, dict[int, str]] | None = None,
 ) -> Images:
-    """The images of a listing, checked.
+    """The images of a listing, checked; ``skip_unreadable``, ``to_train`` and ``on_progress`` are those of
+    ``open_images``.
 
     Args:
-        name: of the data set.
         cache: folder for what later starts need not do again; None for none.
         decoded_limit: bytes up to which all images are held decoded.
-        skip_unreadable, to_train, on_progress: as ``open_images`` has them.
         looked: what ``examine`` gave, where it was called before.
 
     Raises:
@@ -150,6 +149,7 @@ def check(
         left_out=readable.left_out,
         untested=readable.untested,
         middle_side=round(float(np.median([min(r.header.height, r.header.width) for r in records.values()]))),
+        bands=bands,
     )
 
 

@@ -38,8 +38,8 @@ class Encoded(Protocol):
         """The encoded bytes of an image. Raises ``OSError`` or ``UnreadableImage``."""
 
 
-class Files:
-    """One file per image; ``names`` are paths below ``root``, with ``/``."""
+class Below:
+    """Images in files below a folder."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.root, self.names = root, names
@@ -47,6 +47,10 @@ class Files:
     @property
     def place(self) -> str:
         return str(self.root.resolve())
+
+
+class Files(Below):
+    """One file per image; ``names`` are paths below ``root``, with ``/``."""
 
     def stamp(self, index: int) -> Stamp:
         path = self._path(index)

@@ -67,8 +67,7 @@ class MixedStore:
     def load(self, index: int) -> Pixels:
         height, width = self.sizes[index]
         end = self.ends[index]
-        image: Pixels = self.kept.array[end - height * width * self.channels : end].reshape(height, width, -1)
-        return image
+        return self.kept.array[end - height * width * self.channels : end].reshape(height, width, -1)
 
 
 class EncodedStore:
@@ -108,15 +107,8 @@ class SelectedStore:
 
 
 def check_images(images: object, *, several: bool = False) -> None:
-    """Check what a function was given as images.
-
-    Args:
-        several: whether images with several labels are taken.
-
-    Raises:
-        TypeError: anything but an ``Images``, such as the path of a folder.
-        DataError: several labels per image, where one class is needed.
-    """
+    """Raise ``TypeError`` for anything but an ``Images``, such as the path of a folder, and ``DataError`` for several
+    labels per image where ``several`` is not set."""
     if not isinstance(images, Images):
         raise TypeError(
             f"images must be what nextify.open_images(…) returns, got {type(images).__name__} {images!r:.60}"

@@ -51,7 +51,13 @@ def keep(
     if path is not None and (there := open_kept(path)) and (there.array.shape, there.array.dtype) == (shape, dtype):
         return there, None
     # Joined in memory first, so that a full disk does not cost a second decoding; the caller limits its size.
-    array = _gathered(shape, parts, dtype)
+    array = np.empty(shape, dtype)
+    at = 0
+    for part in parts:
+        array[at : at + len(part)] = part
+        at += len(part)
+    if at != shape[0]:
+        raise ValueError(f"{at} rows for {shape[0]}")
     if path is None:
         return Kept(array), None
     try:
@@ -60,14 +66,3 @@ def keep(
     except OSError as error:
         return Kept(array), error
     return open_kept(path) or Kept(array), None
-
-
-def _gathered(shape: tuple[int, ...], parts: Iterable[Array], dtype: npt.DTypeLike) -> Array:
-    array = np.empty(shape, dtype)
-    at = 0
-    for part in parts:
-        array[at : at + len(part)] = part
-        at += len(part)
-    if at != shape[0]:
-        raise ValueError(f"{at} rows for {shape[0]}")
-    return array

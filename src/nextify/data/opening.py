@@ -139,7 +139,7 @@ def open_images(
         listing = replace(listing, images=BandsOf(listing.images, bands))
     if without is not None:
         listing = leave_out(listing, without)
-    images = check(
+    return check(
         listing,
         name=source_name(source, tested),
         cache=cache,
@@ -148,7 +148,6 @@ def open_images(
         to_train=to_train,
         on_progress=on_progress,
     )
-    return replace(images, bands=bands)
 
 
 UNLABELLED_TESTS = 0.05
@@ -177,8 +176,7 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
         *([f"Other splits of {printable(str(source))} are left out."] if path != Path(source).expanduser() else []),
     )
     listing = Listing(("images",), files if bands is None else BandsOf(files, bands), labels, train, test, notes)
-    images = check(listing, name=source_name(str(path)), cache=cache, decoded_limit=DECODED_LIMIT, **options)
-    return replace(images, bands=bands)
+    return check(listing, name=source_name(str(path)), cache=cache, decoded_limit=DECODED_LIMIT, **options)
 
 
 def _one_class_each(source: str) -> str:

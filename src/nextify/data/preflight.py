@@ -110,16 +110,13 @@ def preflight(
     image_size: int | None = None,
     labelled: bool = True,
 ) -> Preflight:
-    """Check images against the recipe they will be trained with.
+    """Check images against the recipe they will be trained with. Raises ``DataError`` as ``check_numbers``.
 
     Args:
         fitted: the fitted recipe before the user's own settings, to warn of settings far from it.
         uses_batch_norm: whether the network has batch norm.
         image_size: side at which the images will be trained, pixels; None where it is not known.
         labelled: whether the classes are learned.
-
-    Raises:
-        DataError: an epoch would have no step, or there are no test images.
     """
     check_numbers(images, recipe)
     train = len(images.train)

@@ -7,7 +7,7 @@ evaluate with; ``foreign.py`` shows where other libraries differ.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from operator import index
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from nextify.data.bands import Bands, checked, of_memory
 from nextify.data.decode import Pixels, UnreadableImage, from_memory
@@ -48,6 +49,11 @@ def _whole(value: object) -> int:
     if isinstance(value, bool):
         raise TypeError("a truth value")
     return index(value)  # type: ignore[arg-type]
+
+
+def _sides(value: Any) -> tuple[int, int]:
+    height, width = map(_whole, (value, value) if isinstance(value, int) else value)
+    return height, width
 
 
 def _number(value: object) -> float:
@@ -81,27 +87,14 @@ class Preprocessing:
     of them are channels; None reads colours as usual."""
 
     def __post_init__(self) -> None:
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        try:
-            height, width = map(_whole, size)
-        except (TypeError, ValueError):
-            raise PreprocessingError(f"size must be two whole numbers of pixels, got {shortened(self.size)}") from None
-        object.__setattr__(self, "size", (height, width))
-        try:
-            object.__setattr__(self, "resize_size", _whole(self.resize_size))
-        except TypeError:
-            wanted = f"resize_size must be a whole number of pixels, got {shortened(self.resize_size)}"
-            raise PreprocessingError(wanted) from None
+        self._convert("size", _sides, "two whole numbers of pixels")
+        self._convert("resize_size", _whole, "a whole number of pixels")
         try:
             object.__setattr__(self, "bands", None if self.bands is None else checked(self.bands))
         except ValueError as error:
             raise PreprocessingError(f"bands: {error}") from None
         for name in ("mean", "std"):
-            try:
-                object.__setattr__(self, name, tuple(map(_number, getattr(self, name))))
-            except (TypeError, ValueError, OverflowError):
-                wanted = f"{name} must be 1 or 3 numbers, got {shortened(getattr(self, name))}"
-                raise PreprocessingError(wanted) from None
+            self._convert(name, lambda values: tuple(map(_number, values)), "1 or 3 numbers")
         if not isinstance(self.antialias, bool | np.bool_):
             raise PreprocessingError(f"antialias must be true or false, got {shortened(self.antialias)}")
         if min(self.size) < 1 or self.resize_size < 1:
@@ -133,6 +126,13 @@ class Preprocessing:
                 f"mean and std need {' or '.join(map(str, counts))} numbers each, mean up to {_LARGEST:g} and std "
                 f"from {1 / _LARGEST:g} to {_LARGEST:g}; got {shortened(self.mean)} and {shortened(self.std)}"
             )
+
+    def _convert(self, name: str, convert: Callable[[Any], object], wanted: str) -> None:
+        given = getattr(self, name)
+        try:
+            object.__setattr__(self, name, convert(given))
+        except (TypeError, ValueError, OverflowError):
+            raise PreprocessingError(f"{name} must be {wanted}, got {shortened(given)}") from None
 
     @classmethod
     def from_crop_ratio(cls, size: int | tuple[int, int], crop_ratio: float, **settings: Any) -> Self:
@@ -263,6 +263,22 @@ class Preprocessing:
 
 
 OFFICIAL = Preprocessing()
+
+
+def interpolated(
+    pixels: Pixels, size: tuple[int, int], mode: Literal["bilinear", "bicubic"], mirrored: bool = False
+) -> Pixels:
+    """``(H, W, C)`` at ``size`` (height, width), by torch's antialiased filters: on uint8, Pillow's to within two
+    levels of 255. May be the array that was given."""
+    same = pixels.shape[:2] == size
+    if same and not mirrored:
+        return pixels
+    # torch takes its fast kernel only for channels-last tensors: contiguous (H, W, C), with the batch axis added first.
+    # It warns of read-only arrays.
+    as_is = pixels.flags.c_contiguous and pixels.flags.writeable
+    x = torch.from_numpy(pixels if as_is else pixels.copy())[None].permute(0, 3, 1, 2)  # (1, C, H, W)
+    x = x if same else interpolate(x, size, mode=mode, antialias=True)
+    return (x.flip(3) if mirrored else x)[0].permute(1, 2, 0).numpy()
 
 
 def normalized(pixels: Tensor, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

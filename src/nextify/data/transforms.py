@@ -27,7 +27,7 @@ from nextify.data.decode import Pixels, decode
 from nextify.data.images import ImageSet
 from nextify.data.jpeg import Box, decode_crop
 from nextify.data.kept import Kept, keep
-from nextify.data.preprocessing import Preprocessing
+from nextify.data.preprocessing import Preprocessing, interpolated
 from nextify.paper.recipe import NoCrop, RandomResized, Recipe, RecipeError, ScaleJitter, Shift
 
 Transform = Callable[[Pixels], Pixels]
@@ -162,7 +162,7 @@ class TrainTransform:
     def _resized(self, pixels: Pixels) -> Pixels:
         size, mirrors = self.image_size, self._mirrors()
         if self.fast or pixels.dtype != np.uint8:
-            return resized(pixels, size, mirrors)
+            return interpolated(pixels, (size, size), "bicubic", mirrors)
         # A slice and Pillow's resize, without torchvision's layers in between.
         pixels = pixels[:, ::-1] if mirrors else pixels
         if pixels.shape[:2] != (size, size):
@@ -183,31 +183,10 @@ class Jitter:
         return from_pillow(self.jitter(to_pillow(pixels)))
 
 
-def resized(pixels: Pixels, size: int, mirrored: bool) -> Pixels:
-    """``(size, size, 3)``, by torch's antialiased bicubic filter for uint8: Pillow's to within two levels of 255."""
-    # torch takes its fast kernel only for channels-last tensors: contiguous (H, W, 3), with the batch axis added first.
-    as_is = pixels.shape[:2] != (size, size) and pixels.flags.c_contiguous and pixels.flags.writeable
-    x = torch.from_numpy(pixels if as_is else pixels.copy())[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
-    if x.shape[2:] != (size, size):
-        x = torch.nn.functional.interpolate(x, (size, size), mode="bicubic", antialias=True)
-    if mirrored:
-        x = x.flip(3)
-    out: Pixels = x[0].permute(1, 2, 0).numpy()
-    return out
-
-
 def shifted(pixels: Pixels, top: int, left: int, margin: int, border: str = "black") -> Pixels:
     """The window at (top, left), of the image's own size, of the image with ``margin`` of ``border`` around it."""
     size = pixels.shape[0]
-    if border == "reflect":
-        padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "reflect")
-        return padded[top : top + size, left : left + size].copy()
-    out = np.zeros_like(pixels)
-    down, right = margin - top, margin - left  # how far the image moves
-    out[max(0, down) : size + min(0, down), max(0, right) : size + min(0, right)] = pixels[
-        max(0, -down) : size - max(0, down), max(0, -right) : size - max(0, right)
-    ]
-    return out
+    return _padded(pixels[None], margin, border)[0, top : top + size, left : left + size].copy()
 
 
 def shifted_batch(
@@ -216,16 +195,22 @@ def shifted_batch(
     """:func:`shifted` of each of ``(B, S, S, 3)`` by its own ``(B,)`` window; in memory of its own."""
     count, size, _, channels = squares.shape
     side = size + 2 * margin
-    if border == "reflect":
-        padded = np.pad(squares, ((0, 0), (margin, margin), (margin, margin), (0, 0)), "reflect")
-    else:
-        padded = np.zeros((count, side, side, channels), squares.dtype)
-        padded[:, margin : margin + size, margin : margin + size] = squares
     # Each row of a window is one run of values in the padded batch.
-    runs = np.lib.stride_tricks.sliding_window_view(padded.reshape(-1), channels * size)
+    padded = _padded(squares, margin, border).reshape(-1)
+    runs = np.lib.stride_tricks.sliding_window_view(padded, channels * size)
     rows = (np.arange(count) * side + tops)[:, None] + np.arange(size)  # (B, S)
     windows: Pixels = runs[(rows * side + lefts[:, None]) * channels].reshape(count, size, size, channels)
     return windows
+
+
+def _padded(squares: Pixels, margin: int, border: str) -> Pixels:
+    """``(B, S, S, C)`` with ``margin`` of ``border`` on every side."""
+    if border == "reflect":
+        return np.pad(squares, ((0, 0), (margin, margin), (margin, margin), (0, 0)), "reflect")
+    count, size, _, channels = squares.shape
+    padded = np.zeros((count, size + 2 * margin, size + 2 * margin, channels), squares.dtype)
+    padded[:, margin : margin + size, margin : margin + size] = squares
+    return padded
 
 
 @lru_cache(maxsize=4096)

@@ -98,15 +98,9 @@ class DenseSource:
 def export_dense(
     source: DenseSource, to: Format, out: Path, images: Images | DenseImages | None = None, threads: int | None = None
 ) -> tuple[Exported, Verification, dict[str, object]]:
-    """Write the model file of a detector or segmenter into ``out``, a fresh folder, after proving it.
-
-    Args:
-        images: real images to compare on; by default those of ``scenes``.
-
-    Raises:
-        FormatError: no such file is written of it.
-        ExportFailed, MissingExtra: as ``export``.
-    """
+    """Write the model file of a detector or segmenter into ``out``, a fresh folder, after proving it on ``images``, by
+    default those of ``scenes``. Raises ``FormatError`` where no such file is written of it, and otherwise as
+    ``export``."""
     if to not in FORMATS:
         raise formats.FormatError(f"--to {to} supports only classifiers: choose {', '.join(FORMATS)}")
     exported = Exported(to, "fp32", source.about.canvas)
@@ -151,15 +145,11 @@ def open_finder(
     kernels: Mode = "auto",
     multi_scale: bool = False,
 ) -> Finder:
-    """Open the bundle of a detector or segmenter, or a folder that ``nextify export`` wrote of one.
+    """Open the bundle of a detector or segmenter, or a folder that ``nextify export`` wrote of one, which runs on the
+    CPU. For the bundle ``device``, ``kernels`` and ``multi_scale`` are those of
+    ``nextify.evaluation.finder.open_finder``.
 
-    Args:
-        device: of a bundle; exported files run on the CPU.
-        kernels: ours, for bundles.
-        multi_scale: see ``nextify.evaluation.finder.open_finder``; for bundles.
-
-    Raises as that function, and ``ExportError`` and ``MissingExtra`` as ``open_runner``.
-    """
+    Raises as that function, and ``ExportError`` and ``MissingExtra`` as ``open_runner``."""
     if not is_export(path):
         return finder.open_finder(path, device=device, threads=threads, kernels=kernels, multi_scale=multi_scale)
     check_device(device)

@@ -108,16 +108,11 @@ class Explanation:
 def explain(
     weights: str, sources: Iterable[str], method: Method = "grad-cam", index: int | None = None
 ) -> Iterator[Explanation | Prediction]:
-    """Explain images of files, folders and patterns; a prediction with an error for one that cannot be read.
+    """Explain images of files, folders and patterns; a prediction with an error for one that cannot be read. ``index``:
+    the class to explain; None takes each image's most probable one.
 
-    Args:
-        weights: a bundle, or anything else that ``nextify.weights.load`` reads.
-        index: the class to explain; None takes each image's most probable one.
-
-    Raises:
-        WeightsError: the weights cannot be loaded, have no classifier, or fewer classes.
-        MissingExtra: the method needs a package that is not installed.
-    """
+    Raises ``WeightsError`` where the weights cannot be loaded, have no classifier, or fewer classes, and
+    ``MissingExtra`` where the method needs a package that is not installed."""
     network = Network(weights, kernels="off")
     about, settings, model = network.about, network.preprocessing, network.model
     about.check_single("nextify explain")
@@ -157,8 +152,7 @@ def heat_map(model: ConvNet, image: Tensor, index: int, method: Method) -> Map:
         heat = _integrated_gradients(model, image, index)
     else:
         heat = _class_activation(model, image, index, method)
-    found: Map = (heat / heat.max().clamp(min=1e-30)).cpu().numpy()
-    return found
+    return (heat / heat.max().clamp(min=1e-30)).cpu().numpy()
 
 
 def _class_activation(

@@ -70,13 +70,8 @@ def check(exported: Exported) -> None:
 
 
 class Exportable(nn.Module):
-    """What a file computes: float32 logits, with the mean over an image and its mirror image where the recipe has it.
-
-    Args:
-        model: with layer scale folded in.
-        mirror: see ``Inference``.
-        prepare: of pixels, where the file takes these.
-    """
+    """What a file computes of a model with layer scale folded in: float32 logits, with ``mirror`` the mean over an
+    image and its mirror image. ``prepare``: of pixels, where the file takes these."""
 
     def __init__(self, model: Classifier, mirror: bool, prepare: Prepare | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -107,13 +102,8 @@ def folded(model: AnyNetwork) -> AnyNetwork:
 
 
 def write(exported: Exported, model: Classifier, mirror: bool, settings: Preprocessing, folder: Path) -> None:
-    """Write the model file of ``exported`` (int8 aside, see ``quantize``) into ``folder``.
-
-    Args:
-        model: in plain torch.
-        mirror: see ``Inference``.
-        settings: how its inputs are made.
-    """
+    """Write the model file of ``exported`` (int8 aside, see ``quantize``) into ``folder``: of a ``model`` in plain
+    torch, whose inputs are made by ``settings``; ``mirror`` is that of ``Inference``."""
     with quiet():
         save(trace(exported, model, mirror, settings), exported, folder / exported.file)
 

@@ -46,12 +46,8 @@ class Prepare(nn.Module):
 
     def _weights(self, count: int, length: Tensor, short: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """How much each pixel of one axis contributes to each of the input's, ``(size, length)``; and by how many
-        pixels the axis shrinks.
-
-        Args:
-            count, length: the axis's pixels, as a number and as a tensor of one element.
-            short: those of the image's shorter side.
-        """
+        pixels the axis shrinks. Its pixels are given as a number, ``count``, and as a tensor of one element,
+        ``length``; ``short`` are those of the image's shorter side."""
         settings = self.settings
         at = torch.arange(size)[:, None]
         if settings.fit == "squash":

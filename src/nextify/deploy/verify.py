@@ -81,19 +81,15 @@ def verify(
     data: str,
     thresholds: Sequence[float] = (),
 ) -> ClassifierVerification:
-    """Compare a file with the bundle, at every batch size and, where it takes several, at two sizes of input.
+    """Compare a file with the bundle, at every batch size and, where it takes several, at two sizes of input. Raises
+    ``ExportFailed``, which names the image and by how much it differs.
 
     Args:
         run: the file, called with what it takes.
         bundle: the bundle in plain torch and fp32, called with normalized ``(N, C, H, W)``.
-        images: names and RGB pixels.
-        settings: how inputs are made.
-        data: name of the images' source.
+        images: names and RGB pixels of ``data``, which ``settings`` make into inputs.
         thresholds: of several labels per image: those at or above them must be the same, except where a logit is as
             near to its threshold as it may differ. Empty for one class per image, which must be the same.
-
-    Raises:
-        ExportFailed: it names the image, and by how much it differs.
     """
     limit = max(LIMITS[exported.precision], PREPARING_LIMIT if exported.with_preprocessing else 0.0)
     exact = exported.precision == "fp32"

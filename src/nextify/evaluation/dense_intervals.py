@@ -133,12 +133,9 @@ class _ClassMatches:
     def __init__(
         self, scores: Floats, image: npt.NDArray[np.int64], right: Matches, ignored: Matches, objects: Floats
     ) -> None:
-        """
-        Args:
-            scores: ``(M,)``, and ``image (M,)`` which image it is in.
-            right: ``(M, T)`` at each threshold; ``ignored`` those that lie in a crowd.
-            objects: ``(N,)`` true ones of each image, without crowds.
-        """
+        """Of M found objects ``scores`` and ``image``, which one it is in, ``(M,)``; whether they are ``right`` at each
+        threshold, or ``ignored`` in a crowd, ``(M, T)``; and ``objects (N,)``, the true ones of each image without
+        crowds."""
         order = np.argsort(-scores, kind="stable")
         self.scores, self.image, self.right, self.ignored = scores[order], image[order], right[order], ignored[order]
         self.objects = objects
@@ -184,11 +181,7 @@ class _ClassMatches:
 
 def _matches(iou: Floats, crowd: Matches) -> tuple[Matches, Matches]:
     """Which found objects of one image and class are right and which are ignored, ``(M, T)`` each, as COCO matches.
-
-    Args:
-        iou: ``(M, N)``, the surest found object first.
-        crowd: ``(N,)``.
-    """
+    ``iou (M, N)``, the surest found object first; ``crowd (N,)``."""
     right, ignored = (np.zeros((len(iou), len(THRESHOLDS)), bool) for _ in range(2))
     if not crowd.all():
         free = np.tile(~crowd, (len(THRESHOLDS), 1))  # (T, N)

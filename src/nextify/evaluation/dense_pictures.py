@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nextify.data.dense.annotations import IGNORED, IndexMask, mask_api
 from nextify.evaluation.dense_metrics import Outcome, best_score, matched, outcome
-from nextify.evaluation.pictures import BLUE, INK, ORANGE, SOFT, cut, figure, png, short
+from nextify.evaluation.pictures import BLUE, INK, ORANGE, SOFT, cut, figure, png, short, tail
 from nextify.tasks.average_precision import Observation, Precision
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def prediction_sheet(
         result = outcome(observation, taken, least_score)
         named += draw_things(panels[0], image.pixels, _true_things(observation, classes))
         named += draw_things(panels[1], image.pixels, _found_things(observation, result, classes))
-        panels[0].set_title(f"{_tail(image.name)}: truth", fontsize=8, color=INK, loc="left", parse_math=False)
+        panels[0].set_title(f"{tail(image.name, 30)}: truth", fontsize=8, color=INK, loc="left", parse_math=False)
         counts = {"right": result.right, "wrong class": result.confused, "false": result.false, "missed": result.missed}
         words = ", ".join(f"{len(some)} {what}" for what, some in counts.items() if some or what == "right")
         panels[1].set_title(f"found: {words}", fontsize=8, color=INK, loc="left")
@@ -320,7 +320,7 @@ def _region_sheet(shown: Sequence[Shown], classes: Sequence[str], title: str) ->
         ground = np.where(counted[..., None], np.uint8(235), np.uint8(180)).repeat(3, -1)
         _show(panels[3], np.where(wrong[..., None], np.uint8(20), ground))
         share = wrong.sum() / max(counted.sum(), 1)
-        heads = (_tail(image.name), "truth", "found", f"wrong: {100 * share:.1f} % (black)")
+        heads = (tail(image.name, 30), "truth", "found", f"wrong: {100 * share:.1f} % (black)")
         for axes, words in zip(panels, heads, strict=True):
             axes.set_title(words, fontsize=8, color=INK, loc="left", parse_math=False)
         labels |= {int(k) for k in np.unique(np.concatenate([truth[counted], found[counted]]))}
@@ -355,11 +355,6 @@ def _two_lines(title: str) -> str:
     return textwrap.fill(cut(title, 140), 70)
 
 
-def _tail(name: str) -> str:
-    """The end of a path, which tells most."""
-    return name if len(name) <= 30 else f"…{name[-29:]}"
-
-
 def precision_recall_picture(precision: Precision, classes: Sequence[str], title: str) -> bytes:
     """Precision over recall: the mean of the classes at IoU 0.5, 0.75 and 0.9, and each class at 0.5."""
     curves = [(k, curve) for k in range(len(classes)) if (curve := precision.curve(0.5, k)) is not None]
@@ -392,12 +387,8 @@ def precision_recall_picture(precision: Precision, classes: Sequence[str], title
 def classes_picture(
     rows: Sequence[tuple[str, str, Sequence[float | None]]], series: Sequence[str], title: str
 ) -> bytes:
-    """Bars of each class, the best first.
-
-    Args:
-        rows: name, how many there are (in words), and a value in percent of each of ``series``.
-        series: what the values are; the first decides the order.
-    """
+    """Bars of each class, the best first by the first of ``series``. ``rows``: name, how many there are (in words), and
+    a value in percent of each of the series."""
     rows = sorted(rows, key=lambda row: -1.0 if row[2][0] is None else row[2][0])
     shown = [row for row in rows if row[2][0] is not None][:ROWS]
     sheet = figure(7.0, 1.3 + 0.36 * max(len(shown), 1))

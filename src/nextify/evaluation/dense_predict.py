@@ -86,15 +86,9 @@ class DensePrediction:
 def find(
     finder: Finder, sources: Source | Iterable[Source], *, least_score: float = LEAST_SCORE
 ) -> Iterator[DensePrediction]:
-    """Yield a prediction for each image of ``sources``, in order; see ``nextify.evaluation.predict.expand`` for paths.
-
-    Args:
-        least_score: of the objects that are named; 0 to 1.
-
-    Raises:
-        ValueError: ``least_score`` is not from 0 to 1.
-        TypeError: a source is neither a path nor an image.
-    """
+    """Yield a prediction for each image of ``sources``, in order, of objects that score at least ``least_score``; see
+    ``nextify.evaluation.predict.expand`` for paths. Raises ``ValueError`` for a score outside 0 to 1, and ``TypeError``
+    for a source that is neither a path nor an image."""
     if not 0 <= least_score <= 1:
         raise ValueError(f"least_score must be from 0 to 1, got {least_score:g}")
     entries = (

@@ -25,15 +25,8 @@ class EnsembleResult:
 
 
 def join(bundle: Path, members: Sequence[Path], images: Images, made_by: str, device: str = "cpu") -> EnsembleResult:
-    """Write the ensemble of ``members`` to ``bundle``, with its accuracy on the test images.
-
-    Args:
-        made_by: the command or function, which stands beside the figure in the bundle.
-
-    Raises:
-        WeightsError: as ``save_ensemble``.
-        DataError: there are no test images.
-    """
+    """Write the ensemble of ``members`` to ``bundle``, with its accuracy on the test images as measured by ``made_by``,
+    a command or function. Raises ``WeightsError`` as ``save_ensemble``, and ``DataError`` for no test images."""
     test = images.test
     if not len(test):
         raise DataError(f"{images.name} has no test images, and an ensemble is measured on these: leave --ensemble out")

@@ -312,11 +312,8 @@ def evaluate(
 def name_classes(about: About, images: Images, notes: list[str], order: Order | None = None) -> About:
     """``about`` with class names: its own, or the images' in the order of the logits.
 
-    Raises:
-        WeightsError: no names, no order given, and libraries order the images' classes differently; or an order that
-            contradicts the weights' own names.
-        DataError: no names, and another number of classes.
-    """
+    Raises ``WeightsError`` where it has none, no order is given, and libraries order the images' classes differently,
+    or where an order contradicts its own names; and ``DataError`` for no names and another number of classes."""
     if about.classes and order is None:
         return about
     if about.num_classes != images.num_classes:
@@ -361,15 +358,9 @@ def place_classes(
     where: str = "folders",
     then: str = "accuracy is over the other classes",
 ) -> npt.NDArray[np.int64]:
-    """The place in ``bundle`` of each of the ``classes`` of the data called ``name``.
-
-    Args:
-        where: what names the data's classes.
-        then: what is said of classes that the data lacks.
-
-    Raises:
-        DataError: a class that the bundle lacks or has twice.
-    """
+    """The place in ``bundle`` of each of the ``classes`` of the data called ``name``. Raises ``DataError`` for a class
+    that the bundle lacks or has twice. For messages: ``where`` the data names its classes, and what ``then`` of those
+    it lacks."""
     known, wanted = ([normalize("NFC", text) for text in names] for names in (bundle, classes))
     if twice := repeated(known) & set(wanted):
         raise DataError(

@@ -83,15 +83,9 @@ def open_finder(
     kernels: Mode = "auto",
     multi_scale: bool = False,
 ) -> Finder:
-    """Open the bundle of a detector or segmenter.
-
-    Args:
-        multi_scale: average a segmenter's answers over several sizes and mirror images, see ``MultiScale``.
-
-    Raises:
-        WeightsError, FileNotFoundError: there is no such bundle, or a damaged one.
-        ValueError: ``multi_scale`` with a network that cannot.
-    """
+    """Open the bundle of a detector or segmenter; ``multi_scale`` averages a segmenter's answers, see ``MultiScale``.
+    Raises ``WeightsError`` or ``FileNotFoundError`` where there is no such bundle, or a damaged one, and ``ValueError``
+    as ``MultiScale``."""
     if threads is not None:
         torch.set_num_threads(threads)
     bundle = load_dense(weights)

@@ -18,18 +18,11 @@ _NEVER = 2.0
 def label_errors(
     labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.floating]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which labels are likely wrong, the least probable label first, and the class that each image rather is.
+    """Which labels are likely wrong, the least probable label first, and the class that each image rather is: indices
+    ``(M,)`` of images and the suggested classes ``(M,)``.
 
-    Args:
-        labels: ``(N,)``, indices of classes.
-        probabilities: ``(N, K)`` of a network that was not trained on these images.
-
-    Returns:
-        Indices ``(M,)`` of images, and the suggested classes ``(M,)``.
-
-    Raises:
-        ValueError: not one row of probabilities for each label.
-    """
+    Of ``labels (N,)``, indices of classes, and ``probabilities (N, K)`` of a network that was not trained on these
+    images. Raises ``ValueError`` where not each label has one row of probabilities."""
     if probabilities.ndim != 2 or len(labels) != len(probabilities):
         raise ValueError(f"each label needs one row of probabilities, got {len(labels)} and {probabilities.shape}")
     classes = probabilities.shape[1]

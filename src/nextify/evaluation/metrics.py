@@ -91,12 +91,8 @@ def confidence_gap(bins: Sequence[Bin]) -> float:
 def calibration(
     confidence: Floats, right: npt.NDArray[np.bool_], bins: int = CALIBRATION_BINS
 ) -> tuple[float, list[Bin]]:
-    """Expected calibration error (0 to 1) and the reliability diagram's bins.
-
-    Args:
-        confidence: ``(N,)`` highest probability of each image.
-        right: ``(N,)`` whether its class is the right one.
-    """
+    """Expected calibration error (0 to 1) and the reliability diagram's bins, of the highest probability of each image,
+    ``confidence (N,)``, and whether its class is the ``right (N,)`` one."""
     if not len(confidence):
         raise ValueError("no images to measure calibration on: give at least one")
     edges = np.linspace(0, 1, bins + 1)

@@ -14,11 +14,8 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 class MultiScale(nn.Module):
     """A segmenter's answer averaged over sizes of the image and its mirror image.
 
-    Takes images ``(N, 3, H, W)`` and returns the logarithm of the mean probabilities, float32 ``(N, K, H, W)``.
-
-    Raises:
-        ValueError: a detector, or a network that takes images of one size only.
-    """
+    Takes images ``(N, 3, H, W)`` and returns the logarithm of the mean probabilities, float32 ``(N, K, H, W)``. Raises
+    ``ValueError`` for a detector, or a network that takes images of one size only."""
 
     def __init__(self, network: DenseNetwork) -> None:
         super().__init__()

@@ -90,12 +90,11 @@ def evaluate_multilabel(
     kernels: Mode = "auto",
     out: Path | None = None,
 ) -> MultiLabelEvaluation:
-    """Evaluate a bundle for several labels per image.
+    """Evaluate a bundle for several labels per image; ``part`` is that of ``evaluate``.
 
     Args:
         images: ``open_images(…, task="multilabel")``. Labels that the bundle knows and they do not are taken to be in
             none of them.
-        part: the images' test part, their training part, or both.
         class_order: the names of the classes in the order of the logits, or a file of them, where it names none.
         out: a folder for evaluation.json and two pictures.
 

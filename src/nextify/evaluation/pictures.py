@@ -40,13 +40,8 @@ def confusion_picture(found: Evaluation) -> bytes:
 def matrix_picture(
     counts: npt.NDArray[np.int64], names: Sequence[str], title: str, columns: str, shades: str, percent: bool = False
 ) -> bytes:
-    """A confusion matrix; shades are shares of the row.
-
-    Args:
-        counts: ``(K, K)``, rows the true classes.
-        columns, shades: what they are labelled.
-        percent: write the shares into the cells instead of the counts.
-    """
+    """A confusion matrix ``counts (K, K)``, rows the true classes; shades are shares of the row, which ``percent``
+    writes into the cells in place of the counts. ``columns``, ``shades``: what they are labelled."""
     from matplotlib.ticker import PercentFormatter
 
     rows = counts.sum(1, keepdims=True)
@@ -180,8 +175,7 @@ def contact_sheet(tiles: Sequence[Tile], title: str) -> bytes:
         axes.set_axis_off()
     for axes, (image, name, said, true) in zip(grid.flat, tiles, strict=False):
         axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "antialiased")
-        name = name if len(name) <= 24 else f"…{name[-23:]}"  # the file's own name is last
-        axes.set_title(f"{short(name, 24)}\n{said}\n{true}", fontsize=8, color=INK)
+        axes.set_title(f"{short(tail(name, 24), 24)}\n{said}\n{true}", fontsize=8, color=INK)
     sheet.suptitle(title, fontsize=10.5, color=INK)
     return png(sheet)
 
@@ -214,6 +208,11 @@ def heading(found: Measured) -> str:
 
 def cut(words: str, length: int) -> str:
     return short(textwrap.shorten(words, length, placeholder=" …"), length)
+
+
+def tail(name: str, length: int) -> str:
+    """The end of a path, which tells most."""
+    return name if len(name) <= length else f"…{name[1 - length :]}"
 
 
 def short(words: str, length: int) -> str:

@@ -33,8 +33,7 @@ def probabilities(logits: Floats, about: About) -> Floats:
     """``(N, K)`` probabilities of a runner's logits ``(N, K)``, with the bundle's temperature where it has one: of one
     class per image, or of each label by itself."""
     scaled = torch.from_numpy(logits) / about.temperature
-    found: Floats = (scaled.sigmoid() if about.thresholds else scaled.softmax(-1)).numpy()
-    return found
+    return (scaled.sigmoid() if about.thresholds else scaled.softmax(-1)).numpy()
 
 
 def load_classifier(weights: str | Path, class_order: ClassOrder | None = None) -> Loaded:
@@ -82,5 +81,4 @@ class Network:
         with torch.inference_mode():
             images = torch.from_numpy(np.require(inputs, np.float32, "W")).to(self.device)
             logits = self.inference.logits(self.model, images)
-        found: Floats = logits.cpu().numpy()
-        return found
+        return logits.cpu().numpy()

@@ -230,13 +230,8 @@ def _own(dtype: torch.dtype, mode: Mode, *widths: int) -> bool:
 
 
 def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: bool, mode: Mode) -> Choice:
-    """Choose for a block's work on single pixels, given the block's input ``x (N, H, W, C)``.
-
-    Args:
-        parts: the layers that do this work; None where the block has others.
-        module: the block.
-        dropped: whether this pass may drop paths.
-    """
+    """Choose for a block's work on single pixels, given the block's input ``x (N, H, W, C)``. ``parts``: the layers of
+    ``module`` that do this work; None where the block has others. ``dropped``: whether this pass may drop paths."""
     if parts is None:
         return Choice("torch", "the block's last layers are of other kinds")
     if x.device.type not in ("cpu", "cuda"):

@@ -46,8 +46,7 @@ class Column(Generic[T]):
 
     def value(self, record: T) -> Value:
         """The figure as data, unrounded."""
-        found: Value = self.getter(record) if self.getter else getattr(record, self.key)
-        return found
+        return self.getter(record) if self.getter else getattr(record, self.key)
 
     def text(self, record: T) -> str:
         """The figure as text."""

@@ -16,12 +16,8 @@ from nextify.tasks.metric_specs import is_telling
 
 
 def page(results: StudyResults, roadmap_svg: str | None = None, folder: Path | None = None) -> str:
-    """The report as one HTML document.
-
-    Args:
-        roadmap_svg: the figure, where it has been drawn already.
-        folder: that the page is for; networks that are there are linked.
-    """
+    """The report as one HTML document, with ``roadmap_svg`` where the figure has been drawn already, and links to the
+    networks that are in ``folder``."""
     curves = curves_figure(results)
     judged = [step.p_crossed if text.crossed(results) else step.p_value for step in results.rows]
     comparisons = sum(p is not None for p in judged)

@@ -59,15 +59,9 @@ class Lease:
 
 @contextlib.contextmanager
 def leased(folder: Path, wait: bool = False) -> Iterator[Lease]:
-    """Hold the folder on behalf of this process among all machines that see it.
-
-    Args:
-        wait: until it is free, or its holder is dead.
-
-    Raises:
-        UnusableFolder: another process holds it, and this one does not wait.
-        OSError: the lease cannot be written.
-    """
+    """Hold the folder on behalf of this process among all machines that see it; ``wait`` until it is free, or its
+    holder is dead. Raises ``UnusableFolder`` where another process holds it and this one does not wait, and ``OSError``
+    where the lease cannot be written."""
     path = folder / f"{PREFIX}{secrets.token_hex(8)}"
     while True:
         write_json_atomic(path, {"host": _host(), "pid": os.getpid()})

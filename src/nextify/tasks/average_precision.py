@@ -74,12 +74,8 @@ class Precision:
     """``(T, K, 4)``: the highest recall; -1 as above."""
 
     def mean(self, threshold: float | None = None, size: Size = "all", label: int | None = None) -> float | None:
-        """AP in percent; None where there are no such objects.
-
-        Args:
-            threshold: the IoU threshold; None averages over all.
-            label: the class; None averages over all that have objects.
-        """
+        """AP in percent at an IoU ``threshold`` (None averages over all) of the class ``label`` (None averages over all
+        that have objects); None where there are no such objects."""
         return _mean(self._at(self.precision, threshold, size)[..., slice(None) if label is None else label])
 
     def mean_recall(self, threshold: float, label: int) -> float | None:
@@ -94,8 +90,7 @@ class Precision:
 
     def _at(self, values: Floats, threshold: float | None, size: Size) -> Floats:
         chosen = slice(None) if threshold is None else np.isclose(self.thresholds, threshold)
-        found: Floats = values[chosen][..., SIZES.index(size)]
-        return found
+        return values[chosen][..., SIZES.index(size)]
 
 
 def _mean(values: Floats) -> float | None:

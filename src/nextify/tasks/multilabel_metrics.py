@@ -21,13 +21,8 @@ FEW = 5
 
 
 def average_precision(scores: Floats, truth: Flags, weights: Floats | None = None) -> Floats:
-    """Average precision of one class, 0 to 1, for each row of weights; NaN without an image of the class.
-
-    Args:
-        scores: ``(N,)``.
-        truth: ``(N,)``.
-        weights: ``(D, N)``: how often each image counts; None counts each once, as a single row.
-    """
+    """Average precision of one class, 0 to 1, of ``scores (N,)`` and ``truth (N,)``, for each row of ``weights (D,
+    N)``: how often each image counts; None counts each once, as a single row. NaN without an image of the class."""
     order = np.argsort(-scores, kind="stable")
     scores, truth = scores[order], truth[order]
     weights = np.ones((1, len(scores))) if weights is None else weights[:, order]
@@ -50,12 +45,7 @@ def probabilities(logits: Floats) -> npt.NDArray[np.float64]:
 
 def fitted_thresholds(logits: Floats, truth: Flags) -> tuple[float, ...]:
     """For each class the probability from which its label is given: the one of highest F1 on these images, halfway to
-    the next lower one; of equals the one nearest to 0.5.
-
-    Args:
-        logits: ``(N, K)`` of images that were not trained on.
-        truth: ``(N, K)``.
-    """
+    the next lower one; of equals the one nearest to 0.5. ``logits (N, K)`` are of images that were not trained on."""
     return tuple(_threshold(*column) for column in zip(probabilities(logits).T, truth.T, strict=True))
 
 
@@ -150,5 +140,4 @@ class MultiLabelMetrics:
 
 def decided(logits: Floats, thresholds: Sequence[float]) -> Flags:
     """``(N, K)``: whether each label's probability reaches its threshold."""
-    found: Flags = probabilities(logits) >= np.array(thresholds)
-    return found
+    return probabilities(logits) >= np.array(thresholds)

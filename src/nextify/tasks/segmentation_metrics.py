@@ -22,8 +22,7 @@ def pixel_confusion(found: Tensor, truth: Tensor, num_classes: int) -> Counts:
     ``found`` and ``truth`` are class indices of the same shape, on any device."""
     counted = truth != IGNORED
     pairs = truth[counted].long() * num_classes + found[counted].long()
-    counts: Counts = pairs.bincount(minlength=num_classes**2).reshape(num_classes, num_classes).cpu().numpy()
-    return counts
+    return pairs.bincount(minlength=num_classes**2).reshape(num_classes, num_classes).cpu().numpy()
 
 
 class Pixels(NamedTuple):

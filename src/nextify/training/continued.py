@@ -49,12 +49,8 @@ class Finished:
 
     @classmethod
     def of(cls, run: str | Path) -> Self:
-        """The training in a folder, for which ``latest`` may stand; no tensors are read.
-
-        Raises:
-            RequestError: there is none, or it is not finished.
-            WeightsError: its bundle cannot be understood.
-        """
+        """The training in a folder, for which ``latest`` may stand; no tensors are read. Raises ``RequestError`` where
+        there is none, or it is not finished, and ``WeightsError`` where its bundle cannot be understood."""
         folder = followed(run)
         if folder.name == "bundle" and not (folder / "recipe.json").exists():
             folder = folder.parent
@@ -113,14 +109,8 @@ class Finished:
         return chosen_licence(self.about.licence, chosen)
 
     def prepared(self, images: AnyImages, epochs: int, settings: Mapping[str, object] | None = None) -> Prepared:
-        """The training of ``epochs`` more.
-
-        Args:
-            settings: of the recipe, above what this makes of it.
-
-        Raises:
-            RequestError: other images, or settings of the design, which comes with the weights.
-        """
+        """The training of ``epochs`` more, with ``settings`` of the recipe above what this makes of it. Raises
+        ``RequestError`` for other images, and for settings of the design, which comes with the weights."""
         model, values, about = self.asked["model"], self.asked["data"], self.about
         if values.get("task") == "masked":
             raise RequestError(

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
@@ -98,7 +97,7 @@ def keep(
         _keep_foreign(bundle, weights, content)
 
 
-def _keep_foreign(bundle: Path, weights: Mapping[str, Tensor], content: dict[str, Any]) -> None:
+def _keep_foreign(bundle: Path, weights: Mapping[str, Tensor], content: dict[str, object]) -> None:
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in weights.items()})
     bundle.mkdir(exist_ok=True)
     write_bytes_atomic(bundle / WEIGHTS_FILE, data)

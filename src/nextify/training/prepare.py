@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -45,7 +44,7 @@ from nextify.training.prepare_dense import (
     dense_start,
 )
 from nextify.training.prepare_masked import check_masked_recipe, masked_recipe, masked_start
-from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
+from nextify.training.request import DESIGN_FIELDS, Request, RequestError, Values, check, split
 from nextify.training.trained_recipe import (
     THRESHOLDS_OF_HALF,
     calibrated,
@@ -209,7 +208,7 @@ class Preparation:
         """The shorter side of the network's input in pixels."""
         return self.image_size if self.canvas is None else min(self.canvas)
 
-    def _fitted(self, recipe_settings: Mapping[str, Any], epochs: int | None) -> Fitted:
+    def _fitted(self, recipe_settings: Values, epochs: int | None) -> Fitted:
         """Design and recipe as fitted to the images, before the user's settings."""
         request, chosen_scale = self.request, scale(self.request.scale)
         design = chosen_scale.shrink(find_design(request.model)) if self.about is None else self.about.design

@@ -145,11 +145,8 @@ def _head(request: Request, images: DenseImages) -> Head:
 
 
 def checked_head(named: str | None, images: DenseImages) -> Head:
-    """The head of this name, or the light one of the task.
-
-    Raises:
-        RequestError: an unknown name, or a head for another task or for masks that there are not.
-    """
+    """The head of this name, or the light one of the task. Raises ``RequestError`` for an unknown name, and for a head
+    for another task or for masks that there are not."""
     try:
         head = chosen_head(images.task, named)
     except DesignError as error:

@@ -74,13 +74,9 @@ class Estimate(Speed):
 
 
 def probe(trial: Trial, images: AnyImages, runtime: Runtime, steps: int = 8, *, together: bool = False) -> Speed:
-    """Measure a few steps and one batch of test images; nothing is kept.
-
-    Args:
-        together: of several processes, whether they exchange gradients and statistics, as the training will. If not,
-            each computes its own share without waiting for the others, so that one may find that its memory does not
-            suffice.
-    """
+    """Measure a few steps and one batch of test images; nothing is kept. ``together``: of several processes, whether
+    they exchange gradients and statistics, as the training will. If not, each computes its own share without waiting
+    for the others, so that one may find that its memory does not suffice."""
     torch.set_num_threads(runtime.threads)
     recipe, size = trial.recipe, trial.data.image_size
     if isinstance(trial.design, Design):  # for others the Trainer refuses it
@@ -115,13 +111,9 @@ def probe(trial: Trial, images: AnyImages, runtime: Runtime, steps: int = 8, *, 
 
 
 def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
-    """Time a few steps; where a batch does not fit memory, halve it until it does.
-
-    With batch norm the parts would change the result, so the choice is left to the user.
-
-    Raises:
-        OutOfMemory: a part of one image does not fit, or the network has batch norm.
-    """
+    """Time a few steps; where a batch does not fit memory, halve it until it does. With batch norm the parts would
+    change the result, so the choice is left to the user. Raises ``OutOfMemory`` where a part of one image does not fit,
+    or the network has batch norm."""
     trial = prepared.trial
     several, fsdp = processes.count() > 1, runtime.distributed == "fsdp"  # fsdp's processes compute nothing alone
     batch = trial.recipe.batch_size
@@ -182,15 +174,9 @@ class Plan:
 
 
 def plan_for(minutes: float, began: float, preparation: Preparation, runtime: Runtime) -> Plan:
-    """Epochs that fill ``minutes`` here, at a precision that is fast, with images that are small enough.
-
-    Args:
-        began: reading of ``time.monotonic`` from which the minutes count; what measuring takes is subtracted.
-        preparation: its image size is kept where ``fixed_size`` or ``WANTED_EPOCHS`` fit.
-
-    Raises:
-        RequestError: not one epoch fits.
-    """
+    """Epochs that fill ``minutes`` here, at a precision that is fast, with images that are small enough; the image size
+    of ``preparation`` is kept where it is fixed or ``WANTED_EPOCHS`` fit. The minutes count from ``began``, a reading
+    of ``time.monotonic``, less what measuring takes. Raises ``RequestError`` where not one epoch fits."""
     prepared = preparation.fitted_to(FIRST_GUESS)
     found = measure(prepared, runtime)
     if fast_bfloat16(runtime.device) and preparation.recipe.precision == "fp32" and not preparation.fixed_precision:

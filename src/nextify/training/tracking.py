@@ -82,14 +82,8 @@ def check_trackers(names: str | Sequence[str]) -> None:
 def open_trackers(
     names: str | Sequence[str], folder: Path, name: str, config: Mapping[str, object], first_step: int
 ) -> list[Tracker]:
-    """Open each of the trackers once.
-
-    Args:
-        folder: of the training.
-        name: of the run; the same for a resumed training.
-        config: what is trained, as plain data.
-        first_step: optimizer steps that are done already.
-    """
+    """Open each of the trackers once, for the training in ``folder``: its ``name``, the same once resumed, what is
+    trained as plain data, and the optimizer steps that are done already."""
     names = several(names)
     check_trackers(names)
     return [

@@ -70,15 +70,9 @@ class Source:
     """Whether classes are read."""
 
     def open(self, cache: Path | None, weights: str | None = None, **how: Any) -> AnyImages:
-        """The images.
-
-        Args:
-            weights: where the bands of the images come from if ``channels`` does not name them.
-            how: ``on_progress`` of ``open_images`` and, of images with annotations, ``to_train`` and ``tested``.
-
-        Raises:
-            DataError: also where something is asked for that the images' task does not have.
-        """
+        """The images, with the bands of ``weights`` where ``channels`` names none. ``how``: ``on_progress`` of
+        ``open_images`` and, of images with annotations, ``to_train`` and ``tested``. Raises ``DataError`` also where
+        something is asked for that the images' task does not have."""
         how |= {"split_seed": self.split_seed, "skip_unreadable": self.skip_unreadable, "cache": cache}
         labels = self.task if self.task in ("classification", "multilabel") else None
         asked = cast("DenseTask | None", None if labels else self.task)
@@ -104,11 +98,8 @@ def prepare_in(
     out: Path, request: Request, images: AnyImages, runtime: Runtime, *, started: float | None = None, keep: bool = True
 ) -> Prepared:
     """``prepare``, with the epochs for which ``--minutes`` suffice measured, or read from where ``out`` remembers them.
-
-    Args:
-        started: reading of ``time.monotonic`` from which the minutes count; None is now.
-        keep: remember the epochs, so that the same request is the same training when it is given again.
-    """
+    The minutes count from ``started``, a reading of ``time.monotonic``, or from now; ``keep`` remembers the epochs, so
+    that the same request is the same training when it is given again."""
     began = time.monotonic() if started is None else started
     processes.from_first(lambda: make_folder(out))  # what cannot be written is better known before anything is measured
     preparation = Preparation.of(request, images)

@@ -3,8 +3,7 @@
 Each step returns the recipe and the changes to it, with reasons, as they stand after it.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from nextify.data import DataError, Images
 from nextify.data.batches import divided
@@ -13,7 +12,7 @@ from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.system.text import plural
 from nextify.training.prepare_classifier import OF_COLOURS
-from nextify.training.request import DESIGN_FIELDS
+from nextify.training.request import DESIGN_FIELDS, Values
 
 Changes = list[Change]
 UNCALIBRATED = (
@@ -27,15 +26,13 @@ UNCALIBRATED_GROUPS = (
 THRESHOLDS_OF_HALF = "labels with a probability of at least 0.5 are predicted; --set calibration=0.1 fits thresholds"
 
 
-def for_chosen_optimizer(fitted: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, Sequence[Change]]:
+def for_chosen_optimizer(fitted: Recipe, settings: Values) -> tuple[Recipe, Sequence[Change]]:
     """The fitted recipe with the rates that suit the optimizer of the ``settings``."""
     chosen = {name: value for name, value in settings.items() if name.partition(".")[0] == "optimizer"}
     return for_optimizer(fitted, fitted.with_(**chosen).optimizer)
 
 
-def with_settings(
-    usual: Recipe, settings: Mapping[str, Any], design: Design, changes: Changes
-) -> tuple[Recipe, Changes]:
+def with_settings(usual: Recipe, settings: Values, design: Design, changes: Changes) -> tuple[Recipe, Changes]:
     """The ``usual`` recipe with the user's ``settings``, without the changes that they or the ``design`` undo."""
     above = dict(settings)
     rate = above.get("learning_rate")

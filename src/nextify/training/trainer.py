@@ -169,13 +169,9 @@ class Trainer:
         together: bool = True,
         task: Task[Any] | None = None,
     ) -> None:
-        """
-        Args:
-            start: weights to begin with; what they lack (a new classifier) stays as the seed draws it.
-            together: False computes this process's share without waiting for the others, which measures but does not
-                train.
-            task: what is learned; None is the trial's own.
-        """
+        """``start``: weights to begin with; what they lack (a new classifier) stays as the seed draws it.
+        ``together=False`` computes this process's share without waiting for the others, which measures but does not
+        train. ``task``: what is learned; None is the trial's own."""
         self.trial, self.images, self.runtime = trial, images, runtime
         recipe, several = trial.recipe, processes.count() > 1
         self.device = torch.device(runtime.device)

@@ -154,12 +154,8 @@ def runtime(
     """Choose where and how fast: on a CPU all cores and no workers, beside a GPU all cores but one as workers.
 
     Several processes on one machine share its cores, and each takes the GPU of its number. ``OMP_NUM_THREADS`` caps the
-    threads of one that is alone; torchrun sets it to 1 unasked.
-
-    Raises:
-        DeviceError: the device cannot be used.
-        RuntimeOptionError: another option is out of range.
-    """
+    threads of one that is alone; torchrun sets it to 1 unasked. Raises ``DeviceError`` where the device cannot be used,
+    and ``RuntimeOptionError`` for another option that is out of range."""
     device = usable_device(device)
     accelerated = device != "cpu"
     if distributed not in ("auto", "ddp", "fsdp"):

@@ -93,14 +93,9 @@ def load_autoencoder(
 ) -> MaskedAutoencoder:
     """An autoencoder with the weights of ``source``, in evaluation mode; ``reconstruct`` restores images with it.
 
-    Args:
-        source: an official FCMAE checkpoint with its decoder, or the bundle of a pre-training, beside which its
-            decoder lies.
-        image_size: side of the images in pixels, by which the mask unit is chosen.
-
-    Raises:
-        WeightsError: there is no decoder, or the weights are no autoencoder's.
-    """
+    ``source`` is an official FCMAE checkpoint with its decoder, or the bundle of a pre-training, beside which its
+    decoder lies; the side of the images in pixels, ``image_size``, decides the mask unit. Raises ``WeightsError`` where
+    there is no decoder, or the weights are no autoencoder's."""
     bundle = find_autoencoder(source, design).bundle
     if "mask_token" not in bundle.state:
         raise WeightsError(f"{source} has an encoder but no decoder, so it cannot reconstruct images: train one with "

@@ -425,13 +425,8 @@ def _metadata(path: Path) -> str | None:
 
 
 def load_bundle(path: str | Path) -> Bundle:
-    """Read and check the bundle of a classifier.
-
-    Raises:
-        FileNotFoundError: there is none.
-        WeightsError: truncated, foreign, newer than this nextify, of another task, or weights that do not belong to the
-            JSON.
-    """
+    """Read and check the bundle of a classifier. Raises ``FileNotFoundError``, and ``WeightsError`` for one that is
+    truncated, foreign, newer than this nextify, of another task, or whose weights do not belong to its JSON."""
     return Bundle(*_read(located(path), from_json))
 
 

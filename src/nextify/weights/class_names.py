@@ -142,14 +142,9 @@ def repeated(names: Sequence[str]) -> set[str]:
 
 def class_names(content: Mapping[str, object], count: int, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of ``count`` classes in what stands beside weights, in the order of the logits, and notes; or none.
-
-    Args:
-        content: what a checkpoint holds beside its tensors, a ``config.json``, a file's metadata.
-        folder: of the weights, where timm's ``class_map`` is looked for.
-
-    Raises:
-        WeightsError: two entries order the same names differently.
-    """
+    ``content``: what a checkpoint holds beside its tensors, a ``config.json``, a file's metadata; timm's ``class_map``
+    is looked for in the weights' ``folder``. Raises ``WeightsError`` where two entries order the same names
+    differently."""
     found: dict[str, tuple[str, ...]] = {}
     notes = []
     for key, value in _entries(content):

@@ -335,16 +335,8 @@ _TIMM_CONV_MLP_BELOW = 96
 
 
 def rename(state: Mapping[str, Tensor], design: Design, naming: Naming) -> State:
-    """Weights in our names to another library's names and shapes.
-
-    Args:
-        state: tensors in our names.
-        design: what they are the weights of.
-        naming: whose names to give them.
-
-    Raises:
-        WeightsError: the library has no model of this design.
-    """
+    """The ``state`` of a design, in our names, in another library's names and shapes. Raises ``WeightsError`` where the
+    library has no model of this design."""
     kind = family(design)
     names = table(naming, kind)
     if names is None:

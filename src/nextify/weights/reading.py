@@ -66,13 +66,9 @@ class WeightsFile:
 
 
 def read_weights(path: str | Path) -> WeightsFile:
-    """The state dict of one file, on the CPU.
-
-    Raises:
-        FileNotFoundError: no such file.
-        UnsafeFile: a pickle with anything but tensors and harmless types in it; nothing of it was run.
-        WeightsError: the file is damaged, of another kind or holds no state dict.
-    """
+    """The state dict of one file, on the CPU. Raises ``FileNotFoundError``; ``UnsafeFile`` for a pickle with anything
+    but tensors and harmless types in it, of which nothing was run; and ``WeightsError`` for a file that is damaged, of
+    another kind, or without a state dict."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")

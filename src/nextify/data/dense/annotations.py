@@ -145,8 +145,7 @@ class DenseSet(StoredImages):
         Args:
             sizes: ``(N, 2)`` height and width of the upright images.
             names: what the source calls each image; None numbers them.
-            objects: of each image, for detection.
-            masks: of each image, for segmentation.
+            objects, masks: of each image, for detection and for segmentation.
             has_masks: whether all objects have instance masks, and there are any; None looks at each.
             ids: COCO's of each image, where the source has them.
         """

@@ -18,8 +18,9 @@ from torch import Tensor
 from nextify.data.batches import BatchesByStep, BatchesInOrder, iterated
 from nextify.data.decode import Pixels, quiet
 from nextify.data.dense.annotations import DenseSet, IndexMask, Objects
-from nextify.data.dense.placement import Placement, fitting, resized
+from nextify.data.dense.placement import Placement, fitting
 from nextify.data.images import EncodedStore
+from nextify.data.preprocessing import interpolated
 from nextify.data.randomness import AUGMENTATION, reseed, seeded, words_of_rows
 from nextify.data.share import Rows, Share
 from nextify.data.transforms import Jitter
@@ -85,16 +86,9 @@ class DenseTrainBatches(BatchesByStep):
         *,
         masks: bool = False,
     ) -> None:
-        """
-        Args:
-            canvas: height and width of the network's input.
-            workers, share: as ``BatchesByStep`` has them.
-            masks: whether targets of detection hold instance masks.
-
-        Raises:
-            DataError: there are fewer images than a batch holds.
-            RecipeError: the recipe has an augmentation that boxes and masks cannot follow.
-        """
+        """Batches as ``BatchesByStep`` has them, on a ``canvas`` of this height and width, with instance ``masks`` if
+        asked for. Raises ``DataError`` as it does, and ``RecipeError`` for an augmentation that boxes and masks cannot
+        follow."""
         _refuse_others(recipe, images.task)
         super().__init__(np.arange(len(images)), recipe, seed, workers, share)
         self.images, self.canvas, self.masks = images, canvas, masks
@@ -218,7 +212,7 @@ class _Held:
         pixels = self.images.load(index)
         fit = fitting(pixels.shape, self.largest)
         if fit.scale * REDUCED_FROM < 1:
-            pixels = resized(pixels, fit.resized)
+            pixels = interpolated(pixels, fit.resized, "bilinear")
         elif not self.decodes:
             return pixels
         if self.bytes + pixels.nbytes <= self.limit:

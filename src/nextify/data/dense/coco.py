@@ -39,11 +39,10 @@ def list_coco(root: Path, splitting: Splitting) -> Annotated:
     parts = choose_parts(files, where, splitting, shown)
     read = {name: _read(files[name]) for name in parts.used}
     numbers, classes, notes = _classes(read, where)
-    said: dict[str, Any] = {"classes": classes, "category_ids": tuple(numbers), "notes": notes}
     made = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
     if "" in made and (inner := _by_folder(made[""], read[""])) is not None:
         parts, made = choose_parts(inner, where, splitting), inner
-    return Annotated(where=where, parts=parts, made=made, **said)
+    return Annotated(where=where, parts=parts, made=made, classes=classes, category_ids=tuple(numbers), notes=notes)
 
 
 def _read(path: Path) -> Record:

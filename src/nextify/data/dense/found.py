@@ -104,15 +104,8 @@ def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, l
 
 
 def located(names: Sequence[str], near: Path, root: Path, part: str, where: str) -> list[str]:
-    """The path of each image that annotations list, in the folder in which most of some of them lie.
-
-    Args:
-        near: the annotations' folder, and ``root`` the data set's.
-        part: whose images they are; ``""`` for none.
-
-    Raises:
-        DataError: none of the images is found.
-    """
+    """The path of each image that annotations in the folder ``near`` list, in the folder in which most of some of them
+    lie. ``part``: whose images they are; ``""`` for none. Raises ``DataError`` where none is found below ``root``."""
     bases = list(dict.fromkeys(_bases(near, root, part)))
     probes = names[:: max(1, len(names) // 20)]
     hits = [sum(os.path.isfile(base / name) for name in probes) for base in bases]

@@ -112,8 +112,7 @@ def read_mask(path: str) -> IndexMask:
     if values.max(initial=0) > IGNORED:
         raise DataError(f"the mask {name} holds the value {values.max()}, but only {MOST_CLASSES} classes are "
                         f"possible: correct it, or merge classes")  # fmt: skip
-    out: IndexMask = values.astype(np.uint8)
-    return out
+    return values.astype(np.uint8)
 
 
 class StoredMasks:
@@ -123,8 +122,7 @@ class StoredMasks:
         self.paths, self.table = paths, table
 
     def __getitem__(self, index: int) -> IndexMask:
-        out: IndexMask = self.table[read_mask(self.paths[index])]
-        return out
+        return self.table[read_mask(self.paths[index])]
 
 
 def class_table(

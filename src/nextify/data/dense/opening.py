@@ -78,13 +78,8 @@ def open_dense(
             XML files (``voc.py``), a YOLO ``data.yaml`` or its folder (``yolo.py``), or a folder of images beside a
             folder of masks (``index_masks.py``).
         task: None is what ``recognize`` says; ``segmentation`` paints the outlines and run lengths of objects.
-        test_fraction, split_seed: the share that is tested on where a source names no parts, and which images.
-        cache: folder for decoded images, shared by processes and later starts. None holds them in memory.
-        to_train: False where the images are only to be tested on.
-        tested: which part must be tested on, ``val`` or ``test``; None takes val, else test, else part of train.
-        skip_unreadable: leave images out that cannot be read, as ``open_images`` does.
+        test_fraction, split_seed, cache, to_train, tested, skip_unreadable, on_progress: as ``open_images`` has them.
         ignore_index: an index of the masks whose pixels neither train nor count, beside 255.
-        on_progress: called now and then with the number of images looked at, and of all.
 
     Raises:
         DataError: what is wrong and what to do about it.

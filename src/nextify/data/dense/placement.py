@@ -10,13 +10,12 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nextify.data.decode import Pixels
 from nextify.data.dense.annotations import IGNORED, DenseImages, IndexMask
-from nextify.data.preprocessing import IMAGENET_MEAN
+from nextify.data.preprocessing import IMAGENET_MEAN, interpolated
 
 Boxes = npt.NDArray[np.float32]
 
@@ -64,7 +63,7 @@ class Placement:
         """The canvas ``(H, W, 3)`` with the image, given as it is or at another resolution."""
         out = _empty(canvas).copy()
         places, parts = self._overlap(canvas)
-        out[tuple(places)] = resized(pixels, self.resized)[tuple(parts)]
+        out[tuple(places)] = interpolated(pixels, self.resized, "bilinear")[tuple(parts)]
         return out
 
     def mask(self, mask: IndexMask, canvas: tuple[int, int], fill: int = IGNORED) -> IndexMask:
@@ -124,14 +123,3 @@ def canvas_of(images: DenseImages, image_size: int | None = None) -> tuple[int, 
     long = min(max(longest, SMALLEST), LARGEST) if image_size is None else image_size
     down, across = (-(-side * long // (longest * MULTIPLE)) * MULTIPLE for side in (height, width))
     return down, across
-
-
-def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """``(H, W, 3)`` to ``size`` (height, width), by torch's antialiased bilinear filter for uint8."""
-    if pixels.shape[:2] == size:
-        return pixels
-    # torch takes its fast kernel only for channels-last tensors, and warns of read-only arrays.
-    as_is = pixels.flags.c_contiguous and pixels.flags.writeable
-    x = torch.from_numpy(pixels if as_is else pixels.copy())[None].permute(0, 3, 1, 2)
-    out: Pixels = interpolate(x, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
-    return out

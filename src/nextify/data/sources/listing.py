@@ -166,15 +166,9 @@ def _refuse_unlabelled(found: Found, missing: list[int]) -> None:
 def split_train(
     labels: Labels, splitting: Splitting, among: Indices, groups: Sequence[str] | None = None
 ) -> tuple[Indices, Indices, str]:
-    """Parts a share of each class off, by a fixed seed: at least one image a class, and never its last.
-
-    Args:
-        among: which images.
-        groups: of each image; those of one stay together.
-
-    Raises:
-        DataError: every class has one image only, or the share is none.
-    """
+    """Part a share of each class off, by a fixed seed: at least one image a class, and never its last. ``among``: of
+    which images; those of one of the ``groups`` stay together. Raises ``DataError`` where every class has one image
+    only, or the share is none."""
     fraction, seed = splitting.test_fraction, splitting.seed
     if not 0 < fraction < 1:
         raise DataError(f"test_fraction must be between 0 and 1, got {fraction}")
@@ -289,18 +283,11 @@ def no_label(value: object) -> bool:
 def number_labels(
     labels: Sequence[object], known: tuple[str, ...] | None, where: str
 ) -> tuple[tuple[str, ...], list[int]]:
-    """Class names and each label's number, ``UNLABELLED`` where there is none.
+    """Class names and each label's number, ``UNLABELLED`` where there is none. ``known``: the names of 0, 1, …
 
     Without known names the classes are in natural order. Whole numbers are then one class however they are written (1
-    and 1.0), and so are texts in two Unicode forms.
-
-    Args:
-        labels: names or numbers.
-        known: the names of the numbers 0, 1, …; None where the source has none.
-
-    Raises:
-        DataError: labels beyond the known classes; true and True, which may or may not be one class.
-    """
+    and 1.0), and so are texts in two Unicode forms. Raises ``DataError`` for labels beyond the known classes, and for
+    true and True, which may or may not be one class."""
     if known is None:
         plain = {
             label: "" if no_label(label) else unicodedata.normalize("NFC", str(label)).strip() for label in {*labels}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nextify.data.decode import UnreadableImage
-from nextify.data.encoded import Selected, Stamp, stamp_of
+from nextify.data.encoded import Below, Selected, Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.columns import DIVIDING, GROUP, divided, ungrouped
 from nextify.data.sources.listing import Found, no_label
@@ -76,28 +76,19 @@ class Columns:
         return labels
 
 
-class ParquetRows:
+class ParquetRows(Below):
     """Images that lie in rows of Parquet files. An image is read with its row group."""
 
     def __init__(self, root: Path, files: Sequence[str], column: str, rows: Sequence[Sequence[int]]) -> None:
-        """
-        Args:
-            files: below ``root``.
-            column: path of the column of bytes.
-            rows: of each file, how many each of its row groups has.
-        """
-        self.root, self.files, self.column = root, files, column
+        """Images in the ``column`` of bytes of ``files`` below ``root``; ``rows``: of each file, how many each row
+        group has."""
+        names = (f"{name}#{row}" for name, counts in zip(files, rows, strict=True) for row in range(sum(counts)))
+        super().__init__(root, tuple(names))
+        self.files, self.column = files, column
         self.groups = [(file, group) for file, counts in enumerate(rows) for group in range(len(counts))]
         self.ends = np.cumsum([count for counts in rows for count in counts], dtype=np.int64)
-        self.names = tuple(
-            f"{name}#{row}" for name, counts in zip(files, rows, strict=True) for row in range(sum(counts))
-        )
         self.stamps = [stamp_of(root / name) for name in files]
         self._forget()
-
-    @property
-    def place(self) -> str:
-        return str(self.root.resolve())
 
     def stamp(self, index: int) -> Stamp:
         return self.stamps[self.groups[self._group_of(index)][0]]
@@ -249,16 +240,9 @@ def _wanted(names: Sequence[str], columns: Columns) -> dict[str, str]:
 def choose_columns(
     where: str, names: Sequence[str], images: Sequence[str], labels: Mapping[str, Sequence[str]]
 ) -> Columns:
-    """The column of images and that of labels: of several, one that is called so, else the first.
-
-    Args:
-        names: all columns.
-        images: columns of encoded images.
-        labels: columns of class labels, with the names of their classes.
-
-    Raises:
-        DataError: no column of images, or several; none of labels.
-    """
+    """The column of images and that of labels: of several, one that is called so, else the first. Of all ``names``,
+    ``images`` hold encoded images, and ``labels`` class labels, with the names of their classes. Raises ``DataError``
+    for no column of images, or several, and for none of labels."""
     there = f"(its columns: {some(names)})"
     if len(images) != 1:
         raise DataError(f"{where} has {len(images) or 'no'} columns of encoded images {there}: it needs exactly one, "

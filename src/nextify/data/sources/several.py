@@ -134,17 +134,15 @@ def in_columns(
     task: LabelTask | None,
     missing: Callable[[], DataError],
 ) -> Stated:
-    """The labels that columns of 0 and 1 state, one for each class; other columns are left aside, with a note.
-
-    Where every row has exactly one 1, these are classes, unless multi-label is asked for.
+    """The labels that columns of 0 and 1 state, one for each class; other columns are left aside, with a note. Where
+    every row has exactly one 1, these are classes, unless multi-label is asked for.
 
     Args:
         columns: names and cells of those that have no meaning of their own.
         missing: makes the error for a table without labels.
 
     Raises:
-        DataError: no such column; cells that are neither 0 nor 1; a row without exactly one 1 where one class is asked
-            for.
+        DataError: no such column; cells that are neither 0 nor 1; no single 1 in a row where one class is asked for.
     """
     chosen: dict[str, list[bool]] = {}
     aside: list[str] = []

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.data.decode import EXTENSIONS, UnreadableImage
-from nextify.data.encoded import Stamp, stamp_of
+from nextify.data.encoded import Below, Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.listing import Found, no_label
 from nextify.data.sources.shards import CLASSES_FILE, Shards
@@ -24,21 +24,15 @@ _BLOCK = 512
 _Label = str | int | None
 
 
-class TarMembers:
+class TarMembers(Below):
     """Images that lie in tar files."""
 
     def __init__(self, root: Path, shards: Sequence[str], names: Sequence[str], places: npt.NDArray[np.int64]) -> None:
-        """
-        Args:
-            shards: the tar files below ``root``.
-            places: ``(N, 3)``: number of the shard, and offset and size in bytes of each image.
-        """
-        self.root, self.shards, self.names, self.places = root, shards, names, places
+        """In the tar files ``shards`` below ``root``; ``places (N, 3)``: number of the shard, offset and size in bytes
+        of each."""
+        super().__init__(root, names)
+        self.shards, self.places = shards, places
         self.stamps: list[Stamp] = [stamp_of(root / name) for name in shards]
-
-    @property
-    def place(self) -> str:
-        return str(self.root.resolve())
 
     def stamp(self, index: int) -> Stamp:
         return self.stamps[int(self.places[index, 0])]

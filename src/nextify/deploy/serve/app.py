@@ -64,14 +64,8 @@ class Settings:
 
 
 def create_app(workers: Sequence[Worker], settings: Settings, name: str = "") -> Starlette:
-    """An ASGI application around workers, which it starts.
-
-    Args:
-        name: of the model, in paths and answers; the bundle's own by default.
-
-    Raises:
-        ServeError: a worker cannot start.
-    """
+    """An ASGI application around workers, which it starts. ``name``: of the model, in paths and answers; by default the
+    bundle's own. Raises ``ServeError`` where a worker cannot start."""
     return _Server(workers, settings, name).app
 
 

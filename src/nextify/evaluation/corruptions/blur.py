@@ -94,7 +94,7 @@ def _visited(
 def motion_blur(image: Pixels, radius: float, sigma: float, draws: Draws) -> Pixels:
     """Along a line between −45° and 45°; ``radius`` and ``sigma`` are those of :func:`along_line`."""
     angle = draws.number(-45, 45)
-    return np.stack(tuple(filters.rounded(along_line(filters.planar(image), radius, sigma, angle))), -1)
+    return np.stack(tuple(filters.levels(along_line(filters.planar(image), radius, sigma, angle), added=0.5)), -1)
 
 
 def along_line(values: Floats, radius: float, sigma: float, degrees: float) -> Floats:

@@ -50,13 +50,8 @@ def jpeg_compression(image: Pixels, quality: int, draws: Draws) -> Pixels:
 
 
 def elastic_transform(image: Pixels, strength: float, sigma: float, affine: float, draws: Draws) -> Pixels:
-    """Apply a random affine map, then smooth random displacements. All arguments are in pixels.
-
-    Args:
-        strength: factor of the displacements.
-        sigma: standard deviation of the Gaussian that smooths them.
-        affine: the largest distance that each of three points moves along each axis.
-    """
+    """Apply a random affine map that moves each of three points along each axis by up to ``affine``, then ``strength``
+    times random displacements that a Gaussian of ``sigma`` smooths. All arguments are in pixels."""
     height, width = image.shape[:2]
     values = _affine(planar(image), affine, draws)
     if strength:

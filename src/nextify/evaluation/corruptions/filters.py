@@ -35,16 +35,9 @@ def interleaved(values: Floats) -> Pixels:
     return np.stack(tuple(levels(values)), -1)  # six times as fast as a transposed copy
 
 
-def levels(values: Floats) -> Pixels:
-    """Clip to 0..255 and truncate. Overwrites ``values``."""
-    values += SLACK
-    np.clip(values, 0, 255, out=values)
-    return values.astype(np.uint8)
-
-
-def rounded(values: Floats) -> Pixels:
-    """Clip to 0..255 and round to the nearest level. Overwrites ``values``."""
-    values += 0.5
+def levels(values: Floats, added: float = SLACK) -> Pixels:
+    """Clip to 0..255 and truncate; with 0.5 ``added``, round to the nearest level. Overwrites ``values``."""
+    values += added
     np.clip(values, 0, 255, out=values)
     return values.astype(np.uint8)
 
@@ -107,8 +100,7 @@ def zoom_lines(size: int, factor: float) -> tuple[int, int, int, int]:
 def enlarged(values: Floats, height: int, width: int) -> Floats:
     """Bilinear, end points on end points: ``(C, h, w)`` to ``(C, height, width)``."""
     found = F.interpolate(torch.from_numpy(values)[None], (height, width), mode="bilinear", align_corners=True)
-    result: Floats = found[0].numpy()
-    return result
+    return found[0].numpy()
 
 
 def sample(values: Floats, x: Floats, y: Floats, edge: Literal["reflect", "mirror"]) -> Floats:
@@ -124,5 +116,4 @@ def sample(values: Floats, x: Floats, y: Floats, edge: Literal["reflect", "mirro
     found = F.grid_sample(
         torch.from_numpy(values)[None], torch.from_numpy(grid), padding_mode="reflection", align_corners=corners
     )
-    result: Floats = found[0].numpy()
-    return result
+    return found[0].numpy()

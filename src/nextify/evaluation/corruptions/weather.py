@@ -49,7 +49,7 @@ def snow(
     layer = filters.enlarged(layer, tall, wide)[:, top : top + height, left : left + width]
     layer[layer < np.float32(255 * threshold)] = 0
     drifting = along_line(filters.levels(layer).astype(np.float32), radius, sigma, draws.number(-135, -45))
-    flakes = filters.rounded(drifting)[0]
+    flakes = filters.levels(drifting, added=0.5)[0]
     values = filters.planar(image)
     gray: Floats = np.tensordot(GRAY, values, 1).astype(np.float32, copy=False)  # (H, W)
     gray *= np.float32(1.5)
@@ -86,8 +86,7 @@ def plasma(side: int, decay: float, draws: Draws) -> Floats:
         count = side // step
 
         def midpoint(total: Floats, size: float = size, count: int = count) -> Floats:
-            found: Floats = total * np.float32(0.25) + draws.uniform(-size * size, size * size, count, count)
-            return found
+            return total * np.float32(0.25) + draws.uniform(-size * size, size * size, count, count)
 
         across: Floats = np.roll(corners, -1, 1)
         below: Floats = np.roll(corners, -1, 0)

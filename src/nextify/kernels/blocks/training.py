@@ -398,15 +398,9 @@ def _place(layers: Any, places: Sequence[tuple[int, str, int, int]], memory: Seq
 
 def run(x: Tensor, owner: nn.Module, parts: Parts, factor: Tensor | None = None) -> Tensor:
     """What a chain, or a block, ``after(shortcut(x) + factor * layer_scale * branch(x))``, makes of ``x (N, H, W, C)``.
-
-    Args:
-        owner: the block or chain, of which programs are kept.
-        factor: by image, as stochastic depth draws it; None keeps all.
-
-    Raises:
-        ValueError: weights, image or factor do not fit each other.
-        RuntimeError: there was no memory.
-    """
+    ``owner``: the block or chain, of which programs are kept; ``factor``: by image, as stochastic depth draws it; None
+    keeps all. Raises ``ValueError`` where weights, image or factor do not fit each other, and ``RuntimeError`` for want
+    of memory."""
     if factor is not None and factor.numel() != x.shape[0]:
         raise ValueError(f"paths are dropped for {factor.numel()} images, and the batch has {x.shape[0]}")
     program = program_of(owner, parts, x.shape)

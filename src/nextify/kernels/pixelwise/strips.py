@@ -77,8 +77,7 @@ def run(
     Computed in ``dtype``; ``own``: on a CPU, with matrix products of our own.
     """
     function = torch.ops.nextify.strips if seen_as_operators() else _run
-    y: Tensor = function(x, shortcut, *weights_of(parts, scale), dtype, own)
-    return y
+    return function(x, shortcut, *weights_of(parts, scale), dtype, own)
 
 
 def strip_of(pixels: int, bytes_of_each: int, most_bytes: int | None = None) -> int:

@@ -181,8 +181,7 @@ class _Pixelwise(torch.autograd.Function):
         out, before = function(x, shortcut, *values, dtype)
         ctx.save_for_backward(x, before, *values[:-1])
         ctx.eps, ctx.dtype, ctx.shortcut_dtype = values[-1], dtype, None if shortcut is None else shortcut.dtype
-        y: Tensor = out
-        return y
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
