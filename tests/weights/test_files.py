@@ -397,6 +397,19 @@ def test_own_weights_without_a_bundle(tmp_path: Path) -> None:
     assert load(tmp_path / "x.pth", design).about.design == design
 
 
+def test_a_preprocessing_that_is_lost_is_said(tmp_path: Path) -> None:
+    small = replace(about(SMALL), preprocessing=Preprocessing((48, 40), 55))
+    save_bundle(tmp_path / "small", weights(SMALL), small)
+    save_bundle(tmp_path / "usual", weights(SMALL), replace(small, preprocessing=Preprocessing()))
+    for source, to, name, lost in (
+        ("small", "timm", "x.safetensors", True), ("small", "official", "folder", True), ("small", "timm", "a", False),
+        ("small", "huggingface", "b", False), ("small", "nextify", "c", False), ("usual", "official", "x.pth", False),
+    ):  # fmt: skip
+        done = convert(tmp_path / source, tmp_path / to / name, to)  # type: ignore[arg-type]
+        said = [note for note in done.notes if "cannot record how images are prepared, such as 40×48 pixels" in note]
+        assert bool(said) is lost, (source, to, name)
+
+
 def test_a_conversion_replaces_neither_its_source_nor_part_of_a_bundle(tmp_path: Path) -> None:
     state = weights(SMALL)
     run, bundle, other = tmp_path / "run", tmp_path / "run" / "bundle", tmp_path / "other"

@@ -15,7 +15,7 @@ from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, About, located, save_bundle
 from nextify.weights.class_names import CLASSES_FILE, ClassOrder, write_class_file
 from nextify.weights.naming import Naming, WeightsError, family, rename
-from nextify.weights.sources import find
+from nextify.weights.sources import assumed_preprocessing, find
 
 _PICKLES = (".pth", ".pt", ".bin")
 
@@ -80,6 +80,12 @@ def convert(
         names = (path.parent if single else path) / CLASSES_FILE
         write_class_file(names, about.classes)
         notes += (f"the class names are in {names}",) if about.classes else ()
+        if about.preprocessing != assumed_preprocessing(to, about.name, about.num_classes):
+            height, width = about.preprocessing.size
+            notes += (
+                f"the file cannot record how images are prepared, such as {width}×{height} pixels, so that others will "
+                f"assume something else: a directory for timm or huggingface, or a bundle, records it",
+            )
     if path.suffix in _PICKLES:
         path.parent.mkdir(parents=True, exist_ok=True)
         plain = {name: tensor.contiguous().clone() for name, tensor in state.items()}

@@ -163,7 +163,7 @@ def _from_foreign(
     names, of_names = class_names(beside, classes, Path(where) if Path(where).is_dir() else Path(where).parent)
     notes += of_names
     if preprocessing is None:
-        preprocessing = _assumed(recognized.naming, name, classes)
+        preprocessing = assumed_preprocessing(recognized.naming, name, classes)
         notes += (
             f"{where} does not say how to prepare images: assumed a short side of {preprocessing.resize_size}, "
             f"a crop of {preprocessing.size[0]}, {preprocessing.interpolation}",
@@ -207,7 +207,7 @@ def require_fit(recognized: Recognized, design: Design, where: str) -> None:
     misfit.refuse(f"{where} ({recognized.naming}'s names, {name})")
 
 
-def _assumed(naming: Naming, name: str, classes: int) -> Preprocessing:
+def assumed_preprocessing(naming: Naming, name: str, classes: int) -> Preprocessing:
     """What released weights of this naming are evaluated with; used only where a file is silent."""
     if naming == "torchvision" and classes == 1000:
         with suppress(ValueError):
