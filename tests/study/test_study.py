@@ -279,7 +279,7 @@ def kill(out: Path, options: list[str], wait_seconds: float) -> None:
     assert process.poll() is None, "the study ended before the kill: wait less or make it longer"
     process.signal(signal.SIGKILL)
     process.wait(60)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             os.killpg(process.pid, 0)
