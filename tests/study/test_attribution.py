@@ -134,6 +134,7 @@ def test_few_pairs_of_orders_rank_nothing(pairs):
     assert ("ranks away from the paper's" in said) == (pairs == 6)
     assert ("Opposite sign to the paper's: Depthwise conv, Increase width" in said) == (pairs == 6)
     assert ("6 pairs would do" in said) == (pairs < 6)
+    assert "those of tens of pairs are too narrow" in said
 
 
 def comes_before(a, b):

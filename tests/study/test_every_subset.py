@@ -73,6 +73,7 @@ def test_values_of_a_game_with_one_pair_are_exact():
     said = " ".join(notes(results))
     assert "All 2,880 subsets" in said
     assert "new orders" not in said
+    assert "too narrow" not in said
     assert "Opposite sign to the paper's: Depthwise conv, Increase width" in said
     assert "all 2,880 subsets" in page(results)
 
