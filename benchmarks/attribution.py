@@ -6,7 +6,7 @@ run of the subset is one of its real runs, drawn at random.
 
     python benchmarks/attribution.py docs/results/digits-attribution/values.json [--studies 1000]
 
-Results: docs/attribution.md.
+It also prints how many subsets failed to train. Results: docs/attribution.md.
 """
 
 from __future__ import annotations
@@ -73,6 +73,25 @@ def increments(made: EverySubset, runs: dict[int, list[float]], rng: np.random.G
     return found
 
 
+def failures(made: EverySubset, runs: dict[int, list[float]]) -> None:
+    """How many first runs with the paper's recipe end low, of the kind of network that often does and of the others."""
+
+    def is_of(number: int) -> bool:
+        taken = made.subset(number)
+        return {"fewer_norms", "layer_norm"} <= taken and not taken & {"fewer_activations", "separate_downsampling"}
+
+    ends: dict[bool, list[float]] = {True: [], False: []}
+    for number in made.numbers:
+        if "training_technique" in made.subset(number):
+            ends[is_of(number)].append(runs[number][0])
+    for of_kind, name in (
+        (True, "fewer norms, layer norm, all activations, no separate downsampling"),
+        (False, "others"),
+    ):
+        below = {limit: sum(value < limit for value in ends[of_kind]) for limit in (90, 50)}
+        print(f"{name}: of {len(ends[of_kind]):,} subsets {below[90]} end below 90 %, {below[50]} below 50 %")
+
+
 def report(kind: str, low: np.ndarray, high: np.ndarray, truth: np.ndarray) -> None:
     """A row of the table, from intervals ``(studies, decisions)``."""
     held, half = 100 * ((low <= truth) & (truth <= high)).mean(0), (high - low) / 2
@@ -94,6 +113,7 @@ def main() -> None:
     missing = len({*made.numbers} - {*runs})
     if missing:
         raise SystemExit(f"{missing:,} of {len(made.numbers):,} subsets have no run yet: go on with --every-subset")
+    failures(made, runs)
     once = sum(len(runs[n]) == 1 for n in made.numbers)
     if once:
         print(f"{once:,} subsets have one run only: without noise here, so that intervals look better than they are")
