@@ -36,13 +36,16 @@ TOGETHER = 24
 """Runs that are planned at a time."""
 PASSES = 2
 """Runs of each subset in all: with one, nothing says how much runs of a subset differ."""
+BOTH_ENDS = 4
+"""Times as many seeds for no decision and for all as for the other ends: every order meets them, so they weigh most."""
 
 
 @dataclass
 class EverySubset(Attributed):
     """The runs of all subsets, in random order: once each, then those of the ends with further seeds, then once more.
 
-    ``pairs`` counts portions of ``TOGETHER`` runs.
+    Each decision alone, each left out and the paper's order get ``ends`` seeds, no decision and all of them four times
+    as many. ``pairs`` counts portions of ``TOGETHER`` runs.
     """
 
     @cached_property
@@ -61,7 +64,9 @@ class EverySubset(Attributed):
             for repeat in range(1, PASSES + 1)
         )
         ends = [(n, repeat) for repeat in range(2, self.ends + 1) for n in self._ends]
-        return [*dict.fromkeys(itertools.chain(first, ends, *others))]
+        further = range(self.ends + 1, BOTH_ENDS * self.ends + 1)
+        both = [(n, repeat) for repeat in further for n in (0, self.number(Subset(self.names)))]
+        return [*dict.fromkeys(itertools.chain(first, ends, both, *others))]
 
     @cached_property
     def _ends(self) -> list[int]:
