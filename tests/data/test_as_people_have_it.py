@@ -468,3 +468,12 @@ def test_pictures_that_are_transparent_everywhere_are_told(tmp_path: Path) -> No
     ghost.putalpha(0)
     ghost.save(tmp_path / "a" / "ghost.png")
     assert any("fully transparent" in warning for warning in open_images(str(tmp_path)).warnings)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"), [("path,label,class", "label, not from class"), ("path,Target,class", "class, not from Target")]
+)
+def test_of_two_columns_of_labels_the_one_that_counts_is_named(header: str, said: str, tmp_path: Path) -> None:
+    images = open_images(table(tmp_path, header, [f"{i}.png,{'ab'[i % 2]},{'dc'[i % 2]}" for i in range(8)]))
+    assert images.classes == (("a", "b") if "label" in header else ("c", "d"))
+    assert f"The labels come from the column {said}." in images.notes

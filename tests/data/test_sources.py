@@ -699,3 +699,40 @@ def test_hub_images_that_stay_files(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(TRAIN[0][0])
     split: Any = [{"image": {"bytes": None, "path": str(tmp_path / "a.png")}}]
     assert Rows("x/y", [("train", split)], "image").read(0) == TRAIN[0][0]
+
+
+def tar_of(root: Path, rows: Sequence[Sample], **fields: Sequence[object]) -> str:
+    """A shard of images and JSON with their labels and further fields; None leaves a field out."""
+    members = []
+    for i, (data, label) in enumerate(rows):
+        told = {"label": CLASSES[label]} | {name: own[i] for name, own in fields.items() if own[i] is not None}
+        members += [(f"{i:02}.png", data), (f"{i:02}.json", json.dumps(told).encode())]
+    write_tar(root / "all.tar", members)
+    return str(root / "all.tar")
+
+
+def test_json_of_tar_shards_says_splits_and_groups(tmp_path: Path) -> None:
+    rows = [*TEST, *TRAIN]
+    for fields in ({"split": ["Test"] * 6 + ["TRAIN"] * 6}, {"Is_Train": [False] * 6 + [True] * 6}):
+        images = open_images(tar_of(tmp_path, rows, **fields))
+        assert [images.test.name(i) for i in range(6)] == [f"all.tar/{i:02}.png" for i in range(6)]
+        assert images.train.labels.tolist() == [label for _, label in TRAIN]
+    images = open_images(tar_of(tmp_path, rows, group=[i // 4 for i in range(12)]))
+    assert len({int(images.test.name(i)[8:10]) // 4 for i in range(len(images.test))}) == 1
+    images = open_images(tar_of(tmp_path, rows, patient_id=[i // 4 for i in range(12)]))
+    assert any("The column patient_id is not used" in note for note in images.notes)
+    with pytest.raises(DataError, match=r"all\.tar/11\.png has the split '': write train, val or test"):
+        open_images(tar_of(tmp_path, rows, split=["test"] * 6 + ["train"] * 5 + [None]))
+
+
+def test_a_tar_of_class_folders_is_to_be_unpacked(tmp_path: Path) -> None:
+    write_tar(tmp_path / "all.tar", [(f"{CLASSES[label]}/{i}.png", data) for i, (data, label) in enumerate(TRAIN)])
+    with pytest.raises(DataError, match=r"unpack it \(tar xf\) and give the folder"):
+        open_images(str(tmp_path / "all.tar"))
+
+
+def test_a_column_of_images_without_bytes_is_named(tmp_path: Path) -> None:
+    images = [{"bytes": None, "path": f"{i}.png"} for i in range(4)]
+    pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": [0, 1, 0, 1]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="the column image holds no bytes of images: write the images into it"):
+        open_images(str(tmp_path / "a.parquet"))

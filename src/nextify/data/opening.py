@@ -211,7 +211,7 @@ def _found(source: str, splitting: Splitting) -> Found:
     suffix = path.suffix.lower()
     if path.is_dir():
         if (shards := shards_in(path, ".tar", splitting)) is not None:
-            return list_tar(shards)
+            return list_tar(shards, splitting)
         if (shards := shards_in(path, ".parquet", splitting)) is not None:
             return list_parquet(shards, splitting)
         with numpy_files(path):
@@ -220,7 +220,7 @@ def _found(source: str, splitting: Splitting) -> Found:
     if path.exists() and not path.is_file():
         raise DataError(f"{printable(source)} is not a regular file: give {KINDS}")
     if suffix == ".tar":
-        return list_tar(shards_of(source, splitting))
+        return list_tar(shards_of(source, splitting), splitting)
     if suffix == ".parquet" and (pattern or holds_images(path)):
         return list_parquet(shards_of(source, splitting), splitting)
     if suffix in TABLES:

@@ -1,12 +1,17 @@
-"""Columns of a table that say which rows to train on and which images belong together: of manifests, and of Parquet
-files that hold the images themselves (docs/data.md)."""
+"""Columns of a table that say which rows to train on and which images belong together: of manifests, of Parquet files
+that hold the images themselves, and the fields of JSON in tar shards (docs/data.md)."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from nextify.data.encoded import Selected
 from nextify.data.errors import DataError
-from nextify.data.sources.parts import kind_of
+from nextify.data.sources.listing import Found
+from nextify.data.sources.parts import Splitting, as_split, choose_parts, kind_of
 from nextify.system.text import printable, some
 
 GROUP = ("group", "groups", "group_id")
@@ -76,6 +81,49 @@ def divided(where: str, columns: Mapping[str, Sequence[str]], *, strict: bool = 
         if name != "split":
             said.append(f"The column {name} says which rows to train on and which to test on.")
     return Divided(splits, chosen, said)
+
+
+def by_columns(found: Found, columns: Mapping[str, Sequence[str]], splitting: Splitting) -> Found:
+    """The same images by the parts that columns of their rows state, unless the files' names state them. Raises
+    ``DataError`` for some that name no part, and as ``choose_parts`` does."""
+    told = divided(found.where, {name: columns[name] for name in DIVIDING if name in columns}, strict=False)
+    notes = [*found.notes, *told.notes]
+    if told.splits is None:
+        return replace(found, notes=notes)
+    kinds = [kind_of(split) for split in told.splits]
+    if found.parts.test is not None or found.parts.unused:
+        by_name = np.arange(len(kinds)) < found.train_count
+        if [kind == "train" for kind in kinds] != by_name.tolist():
+            notes = [
+                *found.notes,
+                f"The column {told.column} is not used, as the files' names say which images to train on.",
+            ]
+        return replace(found, notes=notes)
+    of_part: dict[str, list[int]] = defaultdict(list)
+    for i, (split, kind) in enumerate(zip(told.splits, kinds, strict=True)):
+        if kind is None:
+            name = printable(found.images.names[i])
+            raise DataError(f"{name} has the {told.column} {printable(split)!r}: write train, val or test")
+        of_part[split].append(i)
+    parts = choose_parts(of_part, found.where, splitting, as_split)
+    chosen = [i for part in parts.used for i in of_part[part]]
+    names = found.images.names
+    left = {f"in the split {part}, which is not used": [names[i] for i in of_part[part]] for part in parts.unused}
+    return replace(
+        found,
+        images=Selected(found.images, chosen),
+        labels=[found.labels[i] for i in chosen],
+        parts=parts,
+        train_count=0 if parts.train is None else len(of_part[parts.train]),
+        groups=found.groups and [found.groups[i] for i in chosen],
+        notes=notes,
+        left_out={**found.left_out, **left},
+    )
+
+
+def groups_in(columns: Mapping[str, Sequence[str]]) -> Sequence[str] | None:
+    """The cells of the column of groups; None where there is none."""
+    return next((columns[name] for name in GROUP if name in columns), None)
 
 
 def ungrouped(names: Sequence[str], holds_classes: Callable[[str], bool]) -> list[str]:

@@ -307,6 +307,10 @@ def _table(
     if groups is None:
         said += ungrouped(names, lambda name: name in classes)
     label_name = names[columns["label"]].strip().lower() if "label" in columns else ""
+    rivals = [name for name in map(str.strip, names) if name.lower() in (NEEDED[1], *ALIASES["label"])]
+    if len(rivals) > 1:
+        said.append(f"The labels come from the column {label_name}, not from "
+                    f"{some([name for name in rivals if name.lower() != label_name])}.")  # fmt: skip
     return Table(cells[columns["path"]], labels, told.splits, groups, rows, others, label_name, names, where, said)
 
 

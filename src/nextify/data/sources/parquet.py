@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from nextify.data.decode import UnreadableImage
-from nextify.data.encoded import Below, Selected, Stamp, stamp_of
+from nextify.data.encoded import Below, Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.columns import DIVIDING, GROUP, divided, ungrouped
+from nextify.data.sources.columns import DIVIDING, GROUP, by_columns, groups_in, ungrouped
 from nextify.data.sources.listing import Found, no_label
-from nextify.data.sources.parts import Splitting, as_split, choose_parts, kind_of
+from nextify.data.sources.parts import Splitting
 from nextify.data.sources.shards import Shards
 from nextify.system.files import parse_json
 from nextify.system.text import printable, some
@@ -134,9 +134,19 @@ class ParquetRows(Below):
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a Parquet file has a column of encoded images; otherwise it may list paths. Raises ``DataError``."""
+    """Whether a Parquet file has a column of encoded images; otherwise it may list paths. Raises ``DataError``, also
+    for a column of images that holds paths and no bytes."""
     with reading(path) as file:
-        return bool(_image_columns(file.schema_arrow))
+        schema = file.schema_arrow
+    import pyarrow.types as types
+
+    for column in schema:
+        if types.is_struct(column.type) and any(types.is_null(f.type) for f in column.type if f.name == "bytes"):
+            raise DataError(
+                f"{printable(path.name)}: the column {printable(column.name)} holds no bytes of images: write the "
+                f"images into it, or give a table of the columns path and label"
+            )
+    return bool(_image_columns(schema))
 
 
 def list_parquet(shards: Shards, splitting: Splitting) -> Found:
@@ -175,7 +185,7 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Found:
         f"files written with row_group_size=10, or tar shards, are faster."
     )
     stated = {name: cells for name, cells in stated.items() if len(cells) == len(labels)}  # those of all files
-    groups = next((stated[name] for name in GROUP if name in stated), None)
+    groups = groups_in(stated)
     found = Found(
         where=shards.where,
         images=ParquetRows(shards.root, shards.files, columns.image, rows),
@@ -189,45 +199,7 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Found:
         left_out=shards.left_out,
         undecoded_note=slow if largest > SLOW_ROW_GROUP else "",
     )
-    return _by_columns(found, {name: stated[name] for name in DIVIDING if name in stated}, splitting)
-
-
-def _by_columns(found: Found, columns: Mapping[str, Sequence[str]], splitting: Splitting) -> Found:
-    """The same images by the parts that columns of their rows state, unless the files' names state them. Raises
-    ``DataError`` for some that name no part, and as ``choose_parts`` does."""
-    told = divided(found.where, columns, strict=False)
-    notes = [*found.notes, *told.notes]
-    if told.splits is None:
-        return replace(found, notes=notes)
-    kinds = [kind_of(split) for split in told.splits]
-    if found.parts.test is not None or found.parts.unused:
-        by_name = np.arange(len(kinds)) < found.train_count
-        if [kind == "train" for kind in kinds] != by_name.tolist():
-            notes = [
-                *found.notes,
-                f"The column {told.column} is not used, as the files' names say which images to train on.",
-            ]
-        return replace(found, notes=notes)
-    of_part: dict[str, list[int]] = defaultdict(list)
-    for i, (split, kind) in enumerate(zip(told.splits, kinds, strict=True)):
-        if kind is None:
-            name = printable(found.images.names[i])
-            raise DataError(f"{name} has the {told.column} {printable(split)!r}: write train, val or test")
-        of_part[split].append(i)
-    parts = choose_parts(of_part, found.where, splitting, as_split)
-    chosen = [i for part in parts.used for i in of_part[part]]
-    names = found.images.names
-    left = {f"in the split {part}, which is not used": [names[i] for i in of_part[part]] for part in parts.unused}
-    return replace(
-        found,
-        images=Selected(found.images, chosen),
-        labels=[found.labels[i] for i in chosen],
-        parts=parts,
-        train_count=0 if parts.train is None else len(of_part[parts.train]),
-        groups=found.groups and [found.groups[i] for i in chosen],
-        notes=notes,
-        left_out={**found.left_out, **left},
-    )
+    return by_columns(found, stated, splitting)
 
 
 def _wanted(names: Sequence[str], columns: Columns) -> dict[str, str]:

@@ -4,9 +4,11 @@ Format: https://github.com/webdataset/webdataset, where a member's key ends at t
 dot may also stand in a key. The headers are gone through once, and images then read at their offsets.
 """
 
+import functools
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,26 @@ import numpy.typing as npt
 from nextify.data.decode import EXTENSIONS, UnreadableImage
 from nextify.data.encoded import Below, Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
+from nextify.data.sources.columns import DIVIDING, GROUP, by_columns, groups_in, ungrouped
 from nextify.data.sources.listing import Found, no_label
+from nextify.data.sources.parts import Splitting
 from nextify.data.sources.shards import CLASSES_FILE, Shards
 from nextify.system.files import parse_json
 from nextify.system.text import printable
 
 _BLOCK = 512
 _Label = str | int | None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a ``.cls`` or ``.json`` says of its image."""
+
+    label: _Label = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The fields of JSON that say its split or group."""
+    others: frozenset[str] = frozenset()
+    """Names of its other fields."""
 
 
 class TarMembers(Below):
@@ -47,37 +62,56 @@ class TarMembers(Below):
         return data
 
 
-def list_tar(shards: Shards) -> Found:
-    """The images of tar shards. Reads headers and labels. Raises ``DataError``."""
+def list_tar(shards: Shards, splitting: Splitting) -> Found:
+    """The images of tar shards. Reads headers, labels, and the splits and groups that JSON states, of which the splits
+    count where the files' names say none to test on. Raises ``DataError``."""
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
-    labels: list[_Label] = []
+    told: list[Said] = []
     train_count = 0
     left = {reason: list(files) for reason, files in shards.left_out.items()}
     for number, (shard, path) in enumerate(zip(shards.files, shards.paths, strict=True)):
-        for member, label in _samples(path, shard, left):
+        for member, said in _samples(path, shard, left):
             names.append(f"{shard}/{member.name}")
             places.append((number, member.offset_data, member.size))
-            labels.append(label)
+            told.append(said)
         if number < shards.train_files:
             train_count = len(names)
-    return Found(
+    columns = {
+        column: [said.columns.get(column, "") for said in told]
+        for column in (*DIVIDING, *GROUP)
+        if any(column in said.columns for said in told)
+    }
+    groups, others = groups_in(columns), {name for said in told for name in said.others}
+    found = Found(
         where=shards.where,
         images=TarMembers(shards.root, shards.files, tuple(names), np.array(places, np.int64).reshape(-1, 3)),
-        labels=labels,
+        labels=[said.label for said in told],
         classes=_class_names(shards),
         classes_in=CLASSES_FILE,
         parts=shards.parts,
         train_count=train_count,
-        remedy='add KEY.cls, or KEY.json with "label", next to each image (such as 1.jpg and 1.cls)',
+        groups=groups,
+        notes=[] if groups else ungrouped(sorted(others), lambda name: False),
+        remedy=_remedy(names, told),
         left_out=left,
     )
+    return by_columns(found, columns, splitting)
 
 
-def _samples(path: Path, shard: str, left: dict[str, list[str]]) -> list[tuple[tarfile.TarInfo, _Label]]:
-    """The images of a shard in its order, with their labels; other members go to ``left``. Raises ``DataError``."""
+def _remedy(names: Sequence[str], told: Sequence[Said]) -> str:
+    """What to do about images without a label."""
+    folders = {name.rpartition("/")[0] for name in names}
+    if len(folders) > 1 and all(said.label is None for said in told):
+        return "if the folders in it are the classes, unpack it (tar xf) and give the folder; else add KEY.cls to each"
+    return 'add KEY.cls, or KEY.json with "label", next to each image (such as 1.jpg and 1.cls)'
+
+
+def _samples(path: Path, shard: str, left: dict[str, list[str]]) -> list[tuple[tarfile.TarInfo, Said]]:
+    """The images of a shard in its order, with what is said of each; other members go to ``left``. Raises
+    ``DataError``."""
     images: dict[str, tarfile.TarInfo] = {}
-    labels: dict[str, _Label] = {}
+    told: dict[str, Said] = {}
     try:
         with reading_of(path), tarfile.open(path, "r:") as archive:
             for member in _members(archive):
@@ -94,27 +128,28 @@ def _samples(path: Path, shard: str, left: dict[str, list[str]]) -> list[tuple[t
                 elif extension in ("cls", "json") and key:
                     held = archive.extractfile(member)
                     assert held is not None
-                    label = _label(held.read(), extension, f"{path.name}/{member.name}")
-                    labels[key] = label if extension == "cls" or labels.get(key) is None else labels[key]
+                    own, before = _said(held.read(), extension, f"{path.name}/{member.name}"), told.get(key, Said())
+                    label = own.label if extension == "cls" or before.label is None else before.label
+                    told[key] = Said(label, {**before.columns, **own.columns}, before.others | own.others)
                 else:
                     left.setdefault("members that are neither image nor label", []).append(f"{shard}/{member.name}")
     except tarfile.TarError as error:
         raise DataError(_no_tar(path, str(error))) from None
     # Each image has the label of its key, else the only one that has its key up to the first dot.
     by_first: dict[str, list[str]] = {}
-    for key in labels:
+    for key in told:
         if key not in images:
             by_first.setdefault(_first(key), []).append(key)
-    alone = Counter(_first(key) for key in images if key not in labels)
+    alone = Counter(_first(key) for key in images if key not in told)
     samples = []
     for key, member in images.items():
         first = _first(key)
-        if key not in labels and first in images and first in labels:
+        if key not in told and first in images and first in told:
             left.setdefault("further images of a sample", []).append(f"{shard}/{member.name}")
-        elif key not in labels and alone[first] == 1 and len(by_first.get(first, ())) == 1:
-            samples.append((member, labels[by_first.pop(first)[0]]))
+        elif key not in told and alone[first] == 1 and len(by_first.get(first, ())) == 1:
+            samples.append((member, told[by_first.pop(first)[0]]))
         else:
-            samples.append((member, labels.get(key)))
+            samples.append((member, told.get(key, Said())))
     if imageless := [f"{shard}/{key}" for keys in by_first.values() for key in keys]:
         left.setdefault("labels without an image", []).extend(imageless)
     return samples
@@ -144,7 +179,7 @@ def _no_tar(path: Path, reason: str) -> str:
     return f"{printable(path.name)} is not a complete tar file ({reason.splitlines()[0]}): copy it again"
 
 
-def _label(data: bytes, extension: str, where: str) -> _Label:
+def _said(data: bytes, extension: str, where: str) -> Said:
     try:
         text = data.decode("utf-8")
         value = parse_json(text) if extension == "json" else text.strip()
@@ -152,15 +187,26 @@ def _label(data: bytes, extension: str, where: str) -> _Label:
         raise DataError(
             f"{printable(where)} is not UTF-8 {'JSON' if extension == 'json' else 'text'}: correct it"
         ) from None
+    fields: dict[str, object] = {}
     if extension == "json":
-        value = value.get("label") if isinstance(value, dict) else None
+        fields = {name.strip().lower(): own for name, own in value.items()} if isinstance(value, dict) else {}
+        value = fields.pop("label", None)
     elif value.isdecimal():
         value = int(value)
+    wanted = {name: own for name in (*DIVIDING, *GROUP) if isinstance(own := fields.pop(name, None), str | int)}
+    columns = {name: "" if no_label(own) else str(own).strip() for name, own in wanted.items()}
+    others = _shared(frozenset(fields))
     if no_label(value):
-        return None
+        return Said(None, columns, others)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"{printable(where)} has the label {value!r}: write a number or a name")
-    return value
+    return Said(value, columns, others)
+
+
+@functools.cache
+def _shared(names: frozenset[str]) -> frozenset[str]:
+    """The same object for equal sets, of which a large data set has millions."""
+    return names
 
 
 def _class_names(shards: Shards) -> tuple[str, ...] | None:
