@@ -28,6 +28,7 @@ from timing import matrix_peak, timed
 from torch import Tensor, nn
 
 import nextify.kernels
+from nextify.system.allocator import keep_freed_memory
 from nextify.system.environment import describe, resident_bytes, version
 
 LIBRARIES = ("nextify", "timm", "torchvision", "transformers")
@@ -110,6 +111,7 @@ def peak_memory_mib(library: str, training: bool, options: argparse.Namespace) -
     command += ["--training"] if training else []
     command += ["--channels-last"] if options.channels_last else []
     command += ["--compiled"] if options.compiled else []
+    command += ["--keep-memory"] if options.keep_memory else []
     command += ["--kernels", options.kernels]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -146,11 +148,16 @@ def main() -> None:
         "--kernels", choices=("auto", "on", "off"), default="auto", help="our own, in nextify's network"
     )
     parser.add_argument("--kernel-time", action="store_true", help="on a CUDA device: also its time in one step")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="let the C library keep freed memory, as our commands do"
+    )
     parser.add_argument("--only", choices=("training", "inference"))
     parser.add_argument("--one", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--training", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.keep_memory and not keep_freed_memory():
+        raise SystemExit("--keep-memory needs glibc")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
     if options.one:
         return one(options)
@@ -158,6 +165,7 @@ def main() -> None:
     here = describe()
     print(
         f"ConvNeXt-T, 224², batch {options.batch}, {options.precision}, {'compiled' if options.compiled else 'eager'}"
+        f"{', freed memory kept' if options.keep_memory else ''}"
     )
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"{here['cpu']}, {options.threads} threads"
     print(f"{where}; {here['date']}; python {here['python']}")
