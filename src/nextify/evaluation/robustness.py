@@ -6,8 +6,10 @@ were. The random numbers are a function of the seed and the image, so they are t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from nextify.data import DataError, Images
-from nextify.data.images import check_images
+from nextify.data.images import ImageSet, check_images
 from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, Right
 from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupter, decoded, prepared, spread, stored
 from nextify.evaluation.corruption_error import ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
@@ -125,13 +127,6 @@ def measure(
     if baseline is not None and baseline != ALEXNET:
         networks.append(_Network(load(baseline), images, device, only_present_classes, None, kernels))
     first = networks[0]
-    # Networks that take the same pixels share the corrupted ones.
-    groups: dict[object, list[int]] = {}
-    for index, network in enumerate(networks):
-        own = network.settings
-        same = own.size, own.resize_size, own.fit, own.interpolation, own.antialias
-        groups.setdefault(same, []).append(index)
-
     data, sets = part_of(images, part)
     places = [(s, i) for s in sets for i in range(len(s))]
     chosen = spread(len(places), limit)
@@ -139,46 +134,24 @@ def measure(
         raise DataError(f"{images.name} has no images to measure on")
     keys = [(name, severity) for name in corruptions for severity in severities]
     files = {} if imagenet_c is None else {key: stored(imagenet_c, key, images, limit) for key in keys}
-    made = [] if files else keys
-    total = (len(chosen) * (len(made) + 1) + sum(map(len, files.values()))) * len(networks)
+    asking = _Asking(networks, places, chosen, [] if files else keys, files)
     asked = [images.fingerprint, part, chosen, keys, seed, only_present_classes, BATCH, device]
     asked += [None if folder is None else str(folder.resolve()) for folder in (frost_pictures, imagenet_c)]
     asked += [*(network.identity() for network in networks), *[ALEXNET] * (baseline == ALEXNET)]
     identity = fingerprint(asked)
     if partial is not None:
         partial.begin(identity)
-    recorder = Recorder(total, partial, progress)
-    size = min(network.settings.batch_size(BATCH) for network in networks)
+    recorder = Recorder(asking.total, partial, progress)
+    asking.clean_and_made(recorder, seed, workers, frost_pictures)
+    asking.published(recorder)
 
-    def ask(group: Sequence[int], key: Key | None, pixels: Pixels, classes: npt.NDArray[np.int64]) -> None:
-        for index in group:
-            recorder.add(index, key, *networks[index].answer(pixels, classes))
-
-    with corrupter(workers, frost_pictures) as corrupted:
-        for name, batch in recorder.missing("made", chosen, size):
-            here = [places[i] for i in batch]
-            classes = np.array([s.labels[i] for s, i in here])
-            seeds = [(seed << 32) + i for i in batch]
-            for group in groups.values():
-                for key, pixels in corrupted(prepared(here, networks[group[0]].settings), made, seeds):
-                    ask(group, key, pixels, classes)
-            recorder.finish(name)
-    for file_key, all_files in files.items():
-        for name, some_files in recorder.missing(f"{file_key[0]}-{file_key[1]}", all_files, size):
-            classes = np.array([c for _, c in some_files])
-            read = [decoded(path) for path, _ in some_files]
-            for group in groups.values():
-                settings = networks[group[0]].settings
-                ask(group, file_key, np.stack([as_stored(image, settings) for image in read]), classes)
-            recorder.finish(name)
-
-    made_frost = any(name == "frost" for name, _ in made) and frost_pictures is None
+    made_frost = any(name == "frost" for name, _ in asking.made) and frost_pictures is None
     notes = trained_on(bundle, sets, part)
     notes += [*images.warnings, *images.notes, *(note for network in networks for note in network.notes)]
     base_name, base_clean = "", None
     if baseline == ALEXNET:
         base_name, base_clean = "AlexNet as published", ALEXNET_CLEAN_ERROR
-        notes += _differences_to_published(first, made_frost, bool(made))
+        notes += _differences_to_published(first, made_frost, bool(asking.made))
     elif baseline is not None:
         base_name, base_clean = networks[1].name or str(baseline), recorder.figures(1, None)[0]
     clean, clean_calibration = recorder.figures(0, None)
@@ -193,7 +166,7 @@ def measure(
     return Robustness(
         **measurement(first.name, data, len(chosen), device, first.inference, notes, identity),
         size=first.settings.size,
-        corrupted_here=bool(made),
+        corrupted_here=bool(asking.made),
         strengths_of=published_size(*first.settings.size),
         clean_error=clean,
         clean_calibration_error=clean_calibration,
@@ -210,6 +183,71 @@ def measure(
         seed=seed,
         made_frost=made_frost,
     )
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What the networks are asked: images as they are and with each corruption."""
+
+    networks: Sequence[_Network]
+    places: Sequence[tuple[ImageSet, int]]
+    """The set and index of every image."""
+    chosen: Sequence[int]
+    """Of ``places``, those to measure on."""
+    made: Sequence[Key]
+    """The corruptions and severities that are applied here."""
+    files: Mapping[Key, Sequence[tuple[Path, int]]]
+    """The published images of each corruption and severity, with their classes."""
+
+    @property
+    def total(self) -> int:
+        """Number of answers."""
+        images = len(self.chosen) * (len(self.made) + 1) + sum(map(len, self.files.values()))
+        return images * len(self.networks)
+
+    @cached_property
+    def groups(self) -> Sequence[Sequence[int]]:
+        """The networks that take the same pixels, which share the corrupted ones."""
+        found = defaultdict(list)
+        for index, network in enumerate(self.networks):
+            own = network.settings
+            found[own.size, own.resize_size, own.fit, own.interpolation, own.antialias].append(index)
+        return [*found.values()]
+
+    @property
+    def batch(self) -> int:
+        return min(network.settings.batch_size(BATCH) for network in self.networks)
+
+    def clean_and_made(self, recorder: Recorder, seed: int, workers: int, frost_pictures: Path | None) -> None:
+        """Ask about the images as they are and as they are corrupted here."""
+        with corrupter(workers, frost_pictures) as corrupted:
+            for name, batch in recorder.missing("made", self.chosen, self.batch):
+                here = [self.places[i] for i in batch]
+                classes = np.array([s.labels[i] for s, i in here])
+                seeds = [(seed << 32) + i for i in batch]
+                for group in self.groups:
+                    settings = self.networks[group[0]].settings
+                    for key, pixels in corrupted(prepared(here, settings), self.made, seeds):
+                        self._ask(recorder, group, key, pixels, classes)
+                recorder.finish(name)
+
+    def published(self, recorder: Recorder) -> None:
+        """Ask about the published images."""
+        for key, files in self.files.items():
+            for name, some in recorder.missing(f"{key[0]}-{key[1]}", files, self.batch):
+                classes = np.array([c for _, c in some])
+                read = [decoded(path) for path, _ in some]
+                for group in self.groups:
+                    settings = self.networks[group[0]].settings
+                    pixels = np.stack([as_stored(image, settings) for image in read])
+                    self._ask(recorder, group, key, pixels, classes)
+                recorder.finish(name)
+
+    def _ask(
+        self, recorder: Recorder, group: Sequence[int], key: Key | None, pixels: Pixels, classes: npt.NDArray[np.int64]
+    ) -> None:
+        for index in group:
+            recorder.add(index, key, *self.networks[index].answer(pixels, classes))
 
 
 def _differences_to_published(network: _Network, made_frost: bool, made: bool) -> list[str]:
