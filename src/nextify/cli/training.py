@@ -30,13 +30,14 @@ from nextify.system.files import write_bytes_atomic
 from nextify.system.text import plural, printable
 from nextify.tasks.metric_specs import MASKED_ERROR, MetricSpec, is_telling, summary
 from nextify.training.continued import Finished
-from nextify.training.learned import metric_specs
+from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import TrainingDiverged, TrainingStopped
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared
 from nextify.training.probe import Estimate, measure
 from nextify.training.rate import find_rate
 from nextify.training.reconstructions import RECONSTRUCTIONS
+from nextify.training.request import Request
 from nextify.training.result import Result, finished
 from nextify.training.run import TrainingOutOfMemory
 from nextify.training.train import PREDICTIONS, Source, folder_of, prepare_in, run_prepared, with_fewer_epochs
@@ -77,23 +78,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
 
         read = partial(read_source, console, source, out / "cache", options.network.weights)
         images = processes.first_alone(read)
-        if request.minutes and not console.is_terminal:  # where no status is shown for what may take a minute
-            console.print("measuring how many epochs fit …")
-        try:
-            with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
-                if before is None:
-                    keep = not watching.dry_run
-                    prepared = prepare_in(out, request, images, runtime, started=cli.STARTED, keep=keep)
-                else:
-                    prepared = before.prepared(images, options.epochs or 1, request.above)
-        except ValueError:  # a refusal comes after what was found in the data, not instead of it
-            console.print(
-                f"{printable(images.name)}: {plural(len(images.train), 'image')} to train on and "
-                f"{len(images.test):,} to test on, {images.num_classes:,} classes",
-                markup=False,
-            )
-            say(console, (*images.warnings, *images.notes))
-            raise
+        prepared = _prepared(console, options, request, images, before, out, runtime)
         _announce(console, prepared, runtime)
         if getattr(watching, "overfit_batch", False):
             return _overfit(console, prepared, runtime)
@@ -109,28 +94,10 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
                 return 0
             begins = "resumes from the checkpoint in" if any(folder.glob("checkpoint.pt*")) else "results go to"
             plain(console, f"{begins} {folder}")
-    # Several processes would have to agree on it, and what an earlier command trained is not thrown away.
-    may_shorten = request.minutes is not None and processes.count() == 1 and not any(folder.glob("checkpoint.pt*"))
+    licence = options.licence if before is None else before.licence(options.licence)
     try:
-        while True:
-            with TrainingProgress(console, prepared, cli.STARTED, may_shorten) as progress, Stopping() as stopping:
-                try:
-                    done = run_prepared(
-                        *(prepared, out, runtime),
-                        command=command_line(),
-                        on_progress=progress.show,
-                        should_stop=lambda: stopping.asked() or progress.epochs is not None,
-                        track=watching.track,
-                        licence=options.licence if before is None else before.licence(options.licence),
-                        source=source,
-                    )
-                    break
-                except TrainingStopped:
-                    if progress.epochs is None or stopping.asked():
-                        raise
-            fewer = plural(progress.epochs, "epoch")
-            say(console, [f"the machine is slower than measured: starts again with {fewer}, for the rest of the time"])
-            prepared, may_shorten = with_fewer_epochs(prepared, out, progress.epochs, runtime), False
+        timed = request.minutes is not None
+        prepared, done = _trained(console, prepared, out, runtime, watching.track, licence, source, timed)
     except TrainingStopped as stopped:
         console.print(f"{stopped}; the same command resumes from there", markup=False)
         return 130
@@ -143,6 +110,70 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
     metrics = [m for m in metric_specs(prepared.trial) if is_telling(m.key, prepared.trial.data.num_classes)]
     _conclude(console, done, metrics, prepared.request.model)
     return 0
+
+
+def _prepared(
+    console: Console,
+    options: train.Options | pretrain.Options,
+    request: Request,
+    images: AnyImages,
+    before: Finished | None,
+    out: Path,
+    runtime: Runtime,
+) -> Prepared:
+    """The training that is asked for, or the one that goes on after ``before``."""
+    if request.minutes and not console.is_terminal:  # where no status is shown for what may take a minute
+        console.print("measuring how many epochs fit …")
+    try:
+        with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
+            if before is not None:
+                return before.prepared(images, options.epochs or 1, request.above)
+            keep = not options.watching.dry_run
+            return prepare_in(out, request, images, runtime, started=cli.STARTED, keep=keep)
+    except ValueError:  # a refusal comes after what was found in the data, not instead of it
+        console.print(
+            f"{printable(images.name)}: {plural(len(images.train), 'image')} to train on and "
+            f"{len(images.test):,} to test on, {images.num_classes:,} classes",
+            markup=False,
+        )
+        say(console, (*images.warnings, *images.notes))
+        raise
+
+
+def _trained(
+    console: Console,
+    prepared: Prepared,
+    out: Path,
+    runtime: Runtime,
+    track: Sequence[str],
+    licence: str | None,
+    source: Source,
+    timed: bool,
+) -> tuple[Prepared, Result]:
+    """The training that was run and its result; one that is ``timed`` starts again once if there is time for fewer
+    epochs only."""
+    # Several processes would have to agree on it, and what an earlier command trained is not thrown away.
+    resumes = any(folder_of(out, prepared.trial).glob("checkpoint.pt*"))
+    may_shorten = timed and processes.count() == 1 and not resumes
+    while True:
+        with TrainingProgress(console, prepared, cli.STARTED, may_shorten) as progress, Stopping() as stopping:
+            try:
+                done = run_prepared(
+                    *(prepared, out, runtime),
+                    command=command_line(),
+                    on_progress=progress.show,
+                    should_stop=lambda: stopping.asked() or progress.epochs is not None,
+                    track=track,
+                    licence=licence,
+                    source=source,
+                )
+                return prepared, done
+            except TrainingStopped:
+                if progress.epochs is None or stopping.asked():
+                    raise
+        fewer = plural(progress.epochs, "epoch")
+        say(console, [f"the machine is slower than measured: starts again with {fewer}, for the rest of the time"])
+        prepared, may_shorten = with_fewer_epochs(prepared, out, progress.epochs, runtime), False
 
 
 def _source(options: train.Options | pretrain.Options) -> Source:
