@@ -30,22 +30,22 @@ class Options:
     out: common.Folder = None
     """Folder of the search. Default: runs/search-DATA-SCALE-BUDGET."""
     minutes: Annotated[float, Range(above=0, most=10**7)] = 60.0
-    """Minutes of the search. Random search takes as long again, the families at most as long, and the final trainings
+    """Minutes of the search. Random search takes as long again, the families at most as long, and the final runs
     come on top."""
     alone: Annotated[bool, common.UNSET] = False
     """Search only, without random search and the families."""
     epochs: common.Count = None
-    """Epochs of the last rung and of the final trainings. Default: the scale's."""
+    """Epochs of the last rung and of the final runs. Default: the scale's."""
     seeds: Annotated[int, Range(least=1, most=1000)] = 3
-    """Final trainings of each winner, paired by seed."""
+    """Final training runs of each winner, paired by seed."""
     seed: common.Seed = 0
-    """Seed of the random designs, and of the trainings that choose between them."""
+    """Seed of the random designs, and of the runs that choose between them."""
     scale: common.Scale = "tiny"
     """Depths and stems to start from; the widths follow from the budget."""
     image_size: common.ImageSide = None
     """Side of the images in pixels. Default: as nextify train chooses it."""
     recipe: Annotated[str | None, common.unset(metavar="NAME")] = None
-    """Recipe of all trainings. Default: as nextify train chooses it."""
+    """Recipe of all training runs. Default: as nextify train chooses it."""
     latency_threads: common.Threads = None
     """CPU threads for measuring latency. Default: all cores."""
     reading: OmitArgPrefixes[common.Reading] = common.Reading()
