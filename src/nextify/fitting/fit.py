@@ -17,6 +17,9 @@ from nextify.paper.design import Design, Stem, stem_stride, total_stride
 from nextify.paper.recipe import RESNET, SGD, AdamW, Muon, RandAugment, RandomResized, Recipe, Shift
 from nextify.paper.settings import Settings, plain
 
+_Changes = dict[str, tuple[Any, str]]
+"""The new value of each field that changes, and why."""
+
 MIN_IMAGES = 16
 """Fewest training images that can be trained on."""
 SMALL_IMAGE = 64
@@ -105,7 +108,7 @@ def fit(
 
 def fit_design(design: Design, *, image_size: int, steps: int) -> tuple[Design, tuple[Change, ...]]:
     """A design with the stem, stage strides and layer scale that small images and short trainings require."""
-    changes: dict[str, tuple[Any, str]] = {}
+    changes: _Changes = {}
     # With less than 2x2 pixels in the last stage, its spatial convolutions would see little but padding.
     stem, strides = design.stem, list(design.stage_strides)
     reason = f"images of {image_size} pixels would leave less than 2x2 in the last stage"
@@ -149,7 +152,7 @@ def for_optimizer(recipe: Recipe, optimizer: SGD | AdamW | Muon) -> tuple[Recipe
     0.05 of AdamW and Muon would leave nothing of the weights (docs/log.md).
     """
     changed = recipe.with_(optimizer=optimizer)
-    changes: dict[str, tuple[Any, str]] = {}
+    changes: _Changes = {}
     if isinstance(optimizer, AdamW) and isinstance(recipe.optimizer, Muon):
         rate = recipe.learning_rate * recipe.optimizer.rest_learning_rate_share
         changes["learning_rate"] = (rate, "what the recipe gives AdamW for the parameters that Muon does not take")
@@ -189,43 +192,72 @@ def fit_recipe(
     images = data.train_images
     if images < MIN_IMAGES:
         raise FitError(f"{images} training images are too few to train on: give at least {MIN_IMAGES}")
-    changes: dict[str, tuple[Any, str]] = {}
     budget = recipe.epochs if epochs is None else epochs
     if budget < 1:
         raise FitError(f"epochs must be 1 or more, got {budget}")
-    if budget != recipe.epochs:
-        changes["epochs"] = (budget, "the given budget")
-        if recipe.warmup_epochs:
-            warmup = round(recipe.warmup_epochs * budget / recipe.epochs, 2)
-            changes["warmup_epochs"] = (warmup, "the recipe's share of the epochs")
-
     if batch_size is not None and not 1 <= batch_size <= images:
         raise FitError(
             f"a batch of {batch_size:,} images is larger than an epoch of {images:,}: set batch_size to at most "
             f"{images:,}, or leave it out"
         )
     batch = batch_size or fitted_batch_size(recipe.batch_size, images, budget)
-    if batch != recipe.batch_size:
-        steps = images // batch
-        changes["batch_size"] = (batch, f"{images:,} images make {steps:,} steps an epoch, {steps * budget:,} in all")
-        changes["learning_rate"] = _fitted_learning_rate(recipe, batch, budget)
-        if recipe.min_learning_rate > changes["learning_rate"][0]:
-            changes["min_learning_rate"] = (0.0, "below the fitted learning rate")
-    steps = budget * (images // batch)
-    if recipe.ema != "off" and 1 / (1 - recipe.ema) > steps / 5:
-        # In fewer than eight steps even an average over two is too long; preflight would warn of it.
-        decay: float | str = "off" if steps < 8 else round(max(0.5, 1 - 10 / steps), 6)
-        reason = (
-            f"an average over {1 / (1 - recipe.ema):,.0f} steps would mostly hold the initial weights after {steps:,}"
-        )
-        changes["ema"] = (decay, reason)
+    changes = {
+        **_for_budget(recipe, budget),
+        **_for_batch(recipe, batch, images, budget),
+        **_for_average(recipe, budget * (images // batch)),
+        **_for_mirror(recipe, data),
+        **_for_image_size(recipe, image_size, budget, restores),
+        **_gentler(recipe, budget),
+    }
+    fitted = recipe.with_(**{field: value for field, (value, _) in changes.items()})
+    return fitted, _record(recipe, changes)
 
-    if not data.mirror_keeps_class:
-        reason = "mirror images of this data are of another class or of none"
-        if recipe.horizontal_flip:
-            changes["horizontal_flip"] = (0.0, reason)
-        if recipe.test_mirror == "on":
-            changes["test_mirror"] = ("off", reason)
+
+def _for_budget(recipe: Recipe, budget: int) -> _Changes:
+    if budget == recipe.epochs:
+        return {}
+    changes: _Changes = {"epochs": (budget, "the given budget")}
+    if recipe.warmup_epochs:
+        warmup = round(recipe.warmup_epochs * budget / recipe.epochs, 2)
+        changes["warmup_epochs"] = (warmup, "the recipe's share of the epochs")
+    return changes
+
+
+def _for_batch(recipe: Recipe, batch: int, images: int, budget: int) -> _Changes:
+    if batch == recipe.batch_size:
+        return {}
+    steps = images // batch
+    rate = _fitted_learning_rate(recipe, batch, budget)
+    changes: _Changes = {
+        "batch_size": (batch, f"{images:,} images make {steps:,} steps an epoch, {steps * budget:,} in all"),
+        "learning_rate": rate,
+    }
+    if recipe.min_learning_rate > rate[0]:
+        changes["min_learning_rate"] = (0.0, "below the fitted learning rate")
+    return changes
+
+
+def _for_average(recipe: Recipe, steps: int) -> _Changes:
+    if recipe.ema == "off" or 1 / (1 - recipe.ema) <= steps / 5:
+        return {}
+    # In fewer than eight steps even an average over two is too long; preflight would warn of it.
+    decay: float | str = "off" if steps < 8 else round(max(0.5, 1 - 10 / steps), 6)
+    over = f"an average over {1 / (1 - recipe.ema):,.0f} steps"
+    return {"ema": (decay, f"{over} would mostly hold the initial weights after {steps:,}")}
+
+
+def _for_mirror(recipe: Recipe, data: Facts) -> _Changes:
+    if data.mirror_keeps_class:
+        return {}
+    reason = "mirror images of this data are of another class or of none"
+    changes: _Changes = {"horizontal_flip": (0.0, reason)} if recipe.horizontal_flip else {}
+    if recipe.test_mirror == "on":
+        changes["test_mirror"] = ("off", reason)
+    return changes
+
+
+def _for_image_size(recipe: Recipe, image_size: int, budget: int, restores: bool) -> _Changes:
+    changes: _Changes = {}
     if image_size <= SMALL_IMAGE:
         if isinstance(recipe.crop, RandomResized):
             over = " with mirrored borders, as black ones would be learned" if restores else ""
@@ -241,9 +273,7 @@ def fit_recipe(
         weaker = round(high * (low / high) ** math.sqrt(budget / recipe.epochs), 2)
         reason = f"crops of {100 * low:g} % of an image need many epochs; with the root of {budget} / {recipe.epochs}"
         changes["crop.scale"] = ((weaker, high), reason)
-    changes |= _gentler(recipe, budget)
-    fitted = recipe.with_(**{field: value for field, (value, _) in changes.items()})
-    return fitted, _record(recipe, changes)
+    return changes
 
 
 def fitted_batch_size(batch_size: int, images: int, epochs: int) -> int:
@@ -272,7 +302,7 @@ def _fitted_learning_rate(recipe: Recipe, batch: int, epochs: int) -> tuple[floa
     ), f"with {batch_rule} ({batch} / {recipe.batch_size}) and {epochs_rule}"
 
 
-def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
+def _gentler(recipe: Recipe, epochs: int) -> _Changes:
     """Weaker regularization for few epochs: it prevents memorizing, which takes many passes over the same images, and
     otherwise slows learning. Strengths fall with the root of the epochs; label smoothing, which costs nothing, stays.
     """
@@ -280,7 +310,7 @@ def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
     if strength == 1.0:
         return {}
     reason = f"{strength:.0%} of what {FULL_REGULARIZATION_EPOCHS} epochs need, with the root of the epochs"
-    changes: dict[str, tuple[Any, str]] = {}
+    changes: _Changes = {}
     if recipe.mixing != "off":
         changes["mixing.probability"] = (round(recipe.mixing.probability * strength, 3), reason)
     for name in ("random_erasing", "stochastic_depth"):
@@ -295,7 +325,7 @@ def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
     return changes
 
 
-def _record(before: Design | Recipe, changes: dict[str, tuple[Any, str]]) -> tuple[Change, ...]:
+def _record(before: Design | Recipe, changes: _Changes) -> tuple[Change, ...]:
     return tuple(
         Change(name, before.get(name), value, reason)
         for name, (value, reason) in changes.items()
