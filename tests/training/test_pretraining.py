@@ -303,6 +303,13 @@ def test_a_folder_without_classes_is_taken_whole(tmp_path: Path) -> None:
     for i in range(30):
         save_noise(tmp_path / "mixed" / ("", "a", "b/c")[i % 3] / f"{i}.png", i)
     assert len(open_unlabelled(tmp_path / "mixed").train) == 28
+    for place in ("mixed", "pools"):
+        for i in range(10):
+            save_noise(tmp_path / "pools" / f"pool/{'xy'[i % 2]}" / f"{i}.png", i)
+            save_noise(tmp_path / place / "val" / f"{i}.png", 50 + i)
+        images = open_unlabelled(tmp_path / place)
+        assert not any(own.name(i).startswith("val/") for own in (images.train, images.test) for i in range(len(own)))
+        assert "10 images in val/ left out, as test images." in images.notes
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="has no images"):
         open_unlabelled(tmp_path / "empty")

@@ -221,7 +221,8 @@ def list_folder(root: Path, splitting: Splitting) -> Found:
 
 def unlabelled_part(root: Path) -> Path | None:
     """A folder that holds images, though not in several folders that could be classes and nowhere else, or such a
-    training part of it; None where there are classes, or no images."""
+    training part of it; None where there are classes, or no images. Beside ``test_folders`` nothing counts as a class.
+    """
     if not root.is_dir():
         return None
     folders = data_folders(root)
@@ -229,7 +230,13 @@ def unlabelled_part(root: Path) -> Path | None:
         train = next((root / name for name in parts if kind_of(name) == "train"), None)
         return None if train is None else unlabelled_part(train)
     places = {name.rpartition("/")[0].partition("/")[0] for name in images_below(root)}
-    return root if "" in places or len(places) == 1 else None
+    own = places - {*test_folders(root)}
+    return root if own and (own < places or "" in own or len(own) == 1) else None
+
+
+def test_folders(root: Path) -> list[str]:
+    """Names of the folders in a folder that are called a val or a test split."""
+    return [name for name in data_folders(root) if is_part_folder(name) and kind_of(name) != "train"]
 
 
 def subfolders(folder: Path, *, hidden: bool = False) -> list[str]:
