@@ -119,10 +119,10 @@ def test_a_training_leaves_a_bundle_and_a_picture(scenes, head, tmp_path, capsys
     folder = tmp_path / made.trial.fingerprint
     assert (folder / PREDICTIONS).read_bytes().startswith(b"\x89PNG")
     split = (folder / "split.csv").read_text().splitlines()
-    assert split[0] == "path,split"
+    assert split[0] == "path,split,digest"
     assert split[-4:] == [
-        f"{made.images.train.name(15)},train",
-        *(f"{made.images.test.name(i)},test" for i in range(3)),
+        f"{made.images.train.name(15)},train,",  # scenes lie in no files
+        *(f"{made.images.test.name(i)},test," for i in range(3)),
     ]
     done = finished(folder, made.trial)
     assert done is not None

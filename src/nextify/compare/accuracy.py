@@ -23,6 +23,7 @@ from nextify.compare.records import Accuracy, AccuracyRow, Model
 from nextify.data import Images
 from nextify.data.foreign import from_timm_config
 from nextify.evaluation.evaluate import MatchedNetwork
+from nextify.evaluation.seen import trained_on
 from nextify.fitting.fit import fit_recipe
 from nextify.networks.foreign import build, timm_network
 from nextify.paper.design import RESNET50
@@ -209,7 +210,7 @@ def evaluate(entry: Model, source: str, images: Images, device: str, threads: in
         n=1,
         mean=accuracy,
         binomial_standard_error=binomial_standard_error(accuracy, len(images.test)),
-        problems=(*network.notes, *network.inference.notes),
+        problems=(*network.notes, *network.inference.notes, *trained_on(source, [images.test])),
     )
 
 

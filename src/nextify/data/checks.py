@@ -19,7 +19,17 @@ from nextify.data.bands import Bands, BandsOf, kind_of
 from nextify.data.decode import Header, Pixels, UnreadableImage, decode, quiet, read_header, why_unread
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
-from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Store, UniformStore, class_counts, label_of
+from nextify.data.images import (
+    DIGEST,
+    EncodedStore,
+    Images,
+    ImageSet,
+    MixedStore,
+    Store,
+    UniformStore,
+    class_counts,
+    label_of,
+)
 from nextify.data.kept import keep
 from nextify.data.sources.listing import Indices, Listing
 from nextify.system.files import parse_json, write_text_atomic
@@ -132,7 +142,8 @@ def check(
                 notes.append(f"Decoded images could not be cached in {cache} ({refused.strerror}) and stay in memory.")
         names = tuple(listing.images.names[i] for i in indices)
         groups = None if readable.groups is None else [readable.groups[i] for i in indices]
-        sets.append(ImageSet(listing.labels[indices], store, names, keep_under, bands, groups))
+        digests = np.array([records[i].digest[:DIGEST] for i in indices.tolist()], f"S{DIGEST}")
+        sets.append(ImageSet(listing.labels[indices], store, names, keep_under, bands, groups, digests))
     _refuse(damaged, len(used))
     sizes = {(r.header.height, r.header.width) for r in records.values()}
     return Images(

@@ -24,6 +24,9 @@ from nextify.system.text import plural, printable
 Labels = npt.NDArray[np.int64]
 """``(N,)`` classes; or ``(N, K)`` of 0 and 1 where an image can have several."""
 
+Digests = npt.NDArray[np.bytes_]
+DIGEST = 16
+"""Digits of a file's SHA-256 that are kept of each image."""
 MEASURED = 2_000
 """Images whose mean and deviation are measured at most, spread over the set."""
 
@@ -132,8 +135,8 @@ def check_pictures(images: Images, what: str) -> None:
 class StoredImages:
     """Images of a store, and what the source calls each of them."""
 
-    def __init__(self, store: Store, names: Sequence[str] | None) -> None:
-        self.store, self.names = store, names
+    def __init__(self, store: Store, names: Sequence[str] | None, digests: Digests | None = None) -> None:
+        self.store, self.names, self.digests = store, names, digests
 
     def load(self, index: int) -> Pixels:
         """``(H, W, 3)`` uint8 RGB, or ``(H, W, N)`` float32 of N channels, upright; may be a view, to be copied before
@@ -143,6 +146,10 @@ class StoredImages:
     def name(self, index: int) -> str:
         """What the source calls the image (a file below its folder, a shard's member), or its number; safe to print."""
         return str(index) if self.names is None else printable(self.names[index])
+
+    def digest(self, index: int) -> str:
+        """The start of the SHA-256 of the image's file; empty where it lies in none."""
+        return "" if self.digests is None else bytes(self.digests[index]).decode()
 
     def names_at(self, indices: npt.NDArray[np.int64]) -> list[str] | None:
         return None if self.names is None else [self.names[i] for i in indices]
@@ -159,6 +166,7 @@ class ImageSet(StoredImages):
         keep_under: Path | None = None,
         bands: Bands | None = None,
         groups: Sequence[str] | None = None,
+        digests: Digests | None = None,
     ) -> None:
         """
         Args:
@@ -167,8 +175,9 @@ class ImageSet(StoredImages):
             keep_under: path whose extensions name the files in which resized copies are kept; None keeps none on disk.
             bands: as ``Images`` has them.
             groups: what each image shows (a patient, a plant), empty for none; None where the source tells no groups.
+            digests: ``(N,)``, of each image's file; None where they lie in none.
         """
-        super().__init__(store, names)
+        super().__init__(store, names, digests)
         self.labels, self.keep_under, self.bands, self.groups = labels, keep_under, bands, groups
         self.squares: dict[tuple[int, int], Kept] = {}
         """Resized copies made in this process, by (resized short side, side of the central crop)."""
@@ -180,7 +189,8 @@ class ImageSet(StoredImages):
         """The images at ``indices (M,)``, in that order; resized copies of them are held in memory only."""
         groups = None if self.groups is None else [self.groups[i] for i in indices]
         chosen = SelectedStore(self.store, indices)
-        return ImageSet(self.labels[indices], chosen, self.names_at(indices), None, self.bands, groups)
+        digests = None if self.digests is None else self.digests[indices]
+        return ImageSet(self.labels[indices], chosen, self.names_at(indices), None, self.bands, groups, digests)
 
     @property
     def array(self) -> Pixels | None:

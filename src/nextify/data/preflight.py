@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -177,31 +177,43 @@ def check_numbers(images: DataSet[Any], recipe: Recipe) -> None:
 
 
 def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str:
-    """A table of each image's name, class (of classification; several labels with bars between them) and part
-    (``train``, ``test``, ``calibration``), as CSV. ``held_out``: which training images are not trained on, but
-    calibrated on."""
+    """A table of each image's name, class (of classification; several labels with bars between them), part (``train``,
+    ``test``, ``calibration``) and the start of its file's SHA-256 (where it has a file), as CSV. ``held_out``: which
+    training images are not trained on, but calibrated on."""
     apart = frozenset(held_out)
     if isinstance(images, DenseImages):
         sets = (("train", images.train), ("test", images.test))
-        return as_csv(("path", "split"), ((held.name(i), part) for part, held in sets for i in range(len(held))))
+        dense = ((held.name(i), part, held.digest(i)) for part, held in sets for i in range(len(held)))
+        return as_csv(("path", "split", "digest"), dense)
     rows = []
     for part, some_images in (("train", images.train), ("test", images.test)):
         for i in range(len(some_images)):
             own = "calibration" if part == "train" and i in apart else part
             label = "|".join(images.classes[k] for k in label_of(some_images.labels, i))
-            rows.append((some_images.name(i), label, own))
-    return as_csv(("path", "label", "split"), rows)
+            rows.append((some_images.name(i), label, own, some_images.digest(i)))
+    return as_csv(("path", "label", "split", "digest"), rows)
 
 
-def read_split(folder: Path) -> dict[str, list[tuple[str, ...]]]:
-    """The images of each part by the split.csv in a training's folder, as ``split_csv`` made it: the path and, for
-    classification, the label; empty where there is no such file or it cannot be read."""
-    parts: dict[str, list[tuple[str, ...]]] = {}
+class SplitRow(NamedTuple):
+    """An image in split.csv."""
+
+    path: str
+    label: str
+    """Empty for boxes and masks."""
+    digest: str
+    """Empty in files of earlier versions, and for images without a file."""
+
+
+def read_split(folder: Path) -> dict[str, list[SplitRow]]:
+    """The images of each part by the split.csv in a training's folder, as ``split_csv`` made it; empty where there is
+    no such file or it cannot be read."""
+    parts: dict[str, list[SplitRow]] = {}
     try:
         with open(folder / SPLIT_FILE, encoding="utf-8", newline="") as file:
-            for row in csv.reader(file):
-                if len(row) > 1:
-                    parts.setdefault(row[-1], []).append(tuple(row[:-1]))
+            for row in csv.DictReader(file):
+                if row.get("path") and row.get("split"):
+                    found = SplitRow(row["path"], row.get("label") or "", row.get("digest") or "")
+                    parts.setdefault(row["split"], []).append(found)
     except (OSError, ValueError, csv.Error):
         return {}
     return parts

@@ -22,6 +22,7 @@ from nextify.data.bands import visible
 from nextify.evaluation.evaluate import load_matched
 from nextify.evaluation.label_errors import label_errors
 from nextify.evaluation.pictures import Tile, contact_sheet, heading, short
+from nextify.evaluation.seen import trained_on
 from nextify.networks.network import ConvNet
 from nextify.system.files import write_bytes_atomic
 from nextify.system.native import Mode
@@ -122,7 +123,9 @@ def inspect_images(
     if out_of_fold is not None:
         known[0] = np.zeros((len(images.train), len(about.classes)), np.float32)
         known[0][:, labels_of] = out_of_fold
-    elif len(images.train):
+    else:
+        notes += trained_on(bundle, [images.test])
+    if out_of_fold is None and len(images.train):
         notes.append(
             f"labels are checked on {plural(len(images.test), 'test image')}; --folds 5 checks those of the "
             f"{plural(len(images.train), 'training image')} too, by networks that have not seen them"

@@ -123,9 +123,10 @@ def measure(
         torch.set_num_threads(threads)
     order = is_word(class_order)
     loaded = load(bundle, class_order=None if order else class_order)
-    networks = [_Network(loaded, images, device, only_present_classes, order, kernels)]
+    networks, measured = [_Network(loaded, images, device, only_present_classes, order, kernels)], [bundle]
     if baseline is not None and baseline != ALEXNET:
         networks.append(_Network(load(baseline), images, device, only_present_classes, None, kernels))
+        measured.append(baseline)
     first = networks[0]
     data, sets = part_of(images, part)
     places = [(s, i) for s in sets for i in range(len(s))]
@@ -146,7 +147,7 @@ def measure(
     asking.published(recorder)
 
     made_frost = any(name == "frost" for name, _ in asking.made) and frost_pictures is None
-    notes = trained_on(bundle, sets, part)
+    notes = [note for one in measured for note in trained_on(one, sets, part)]
     notes += [*images.warnings, *images.notes, *(note for network in networks for note in network.notes)]
     base_name, base_clean = "", None
     if baseline == ALEXNET:

@@ -5,25 +5,34 @@ from pathlib import Path
 
 from nextify.data.dense.annotations import DenseSet
 from nextify.data.images import ImageSet
-from nextify.data.preflight import SPLIT_FILE, read_split
+from nextify.data.preflight import SPLIT_FILE, SplitRow, read_split
 from nextify.weights.bundle import located
 
 
 def trained_on(bundle: str | Path, sets: Sequence[ImageSet] | Sequence[DenseSet], part: str = "test") -> list[str]:
-    """A sentence where images to test on, ``part`` being ``test``, have names that split.csv, beside the bundle of a
-    training, lists as trained or calibrated on, and never as tested on; none where it does not or is not there."""
+    """A sentence where images to test on, ``part`` being ``test``, are among those that split.csv, beside the bundle of
+    a training, lists as trained or calibrated on, and never as tested on; none where it does not or is not there.
+
+    Images are the same if their files are; without digests (of earlier versions, or of embedded images), if their names
+    are."""
     place = located(bundle)
     if part != "test" or not place.exists():  # such as hf:owner/name
         return []
     folder = place.parent
     parts = read_split(folder)
-    tested, *others = ({row[0] for row in parts.get(name, [])} for name in ("test", "train", "calibration"))
+    rows = [row for own in parts.values() for row in own]
+    by_digest = all(row.digest for row in rows) and all(images.digests is not None for images in sets)
+
+    def known(row: SplitRow) -> str:
+        return row.digest if by_digest else row.path
+
+    tested, *others = ({*map(known, parts.get(name, []))} for name in ("test", "train", "calibration"))
     trained = set().union(*others) - tested
-    names = [images.name(i) for images in sets for i in range(len(images))]
-    among = sum(name in trained for name in names)
+    own = [images.digest(i) if by_digest else images.name(i) for images in sets for i in range(len(images))]
+    among = sum(name in trained for name in own)
     if not among:
         return []
     return [
-        f"{folder / SPLIT_FILE} lists {among:,} of these {len(names):,} images as trained on, so the result is too "
+        f"{folder / SPLIT_FILE} lists {among:,} of these {len(own):,} images as trained on, so the result is too "
         f"good: give the --split-seed of the training, or other images"
     ]

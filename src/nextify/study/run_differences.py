@@ -190,4 +190,4 @@ def _on_the_same_images(a: _Training, b: _Training, same_data: bool) -> tuple[st
 
 def _tested(training: _Training) -> list[tuple[str, ...]]:
     """Path and label of each test image; empty where the training left no split.csv."""
-    return read_split(training.run.folder).get("test", [])
+    return [(row.path, row.label) for row in read_split(training.run.folder).get("test", [])]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.data.errors import DataError
-from nextify.data.images import DataSet, SelectedStore, Store, StoredImages
+from nextify.data.images import DataSet, Digests, SelectedStore, Store, StoredImages
 
 DenseTask = Literal["detection", "segmentation"]
 IGNORED = 255
@@ -140,6 +140,7 @@ class DenseSet(StoredImages):
         masks: IndexMasks | None = None,
         has_masks: bool | None = None,
         ids: Sequence[Id] | None = None,
+        digests: Digests | None = None,
     ) -> None:
         """
         Args:
@@ -148,8 +149,9 @@ class DenseSet(StoredImages):
             objects, masks: of each image, for detection and for segmentation.
             has_masks: whether all objects have instance masks, and there are any; None looks at each.
             ids: COCO's of each image, where the source has them.
+            digests: as ``ImageSet`` has them.
         """
-        super().__init__(store, names)
+        super().__init__(store, names, digests)
         self.task, self.sizes, self.ids = task, sizes, ids
         self._objects, self._masks = objects, masks
         if has_masks is None:
@@ -192,6 +194,7 @@ class DenseSet(StoredImages):
             None if self._masks is None else SelectedMasks(self._masks, chosen),
             self.has_masks,
             None if self.ids is None else [self.ids[i] for i in chosen],
+            None if self.digests is None else self.digests[indices],
         )
 
 

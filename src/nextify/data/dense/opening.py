@@ -227,7 +227,7 @@ def _set(images: ImageSet, made: _Made, task: DenseTask, looked: _Looked) -> Den
     masks = None if made.masks is None else SelectedMasks(made.masks, chosen)
     sizes = np.array([looked.sizes[i] for i in chosen], np.int64).reshape(-1, 2)
     ids = [own for i in chosen if (own := looked.pictures[i].id) is not None]
-    return DenseSet(task, images.store, sizes, names, objects, masks, ids=ids or None)
+    return DenseSet(task, images.store, sizes, names, objects, masks, ids=ids or None, digests=images.digests)
 
 
 def _objects(looked: _Looked) -> _Made:
