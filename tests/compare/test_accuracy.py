@@ -404,7 +404,8 @@ def test_the_command_trains_evaluates_recommends_and_goes_on(
     trained = [t for t in found["accuracy"]["trials"] if t["model"] == "vit@tiny"]
     assert accuracy["vit@tiny"]["top1_mean"] == pytest.approx(np.mean([t["top1"] for t in trained]))
     assert accuracy["vit@tiny"]["compared_with"] == "convnext_tiny@tiny"
-    assert "2 paired seeds" in accuracy["vit@tiny"]["conclusion"]
+    assert "2 seeds, 12 images" in accuracy["vit@tiny"]["conclusion"]
+    assert accuracy["vit@tiny"]["p_crossed_holm"] is not None
     assert accuracy["mine"]["weights"] == str(bundle)
     assert [row["image_size"] for row in found["rows"]] == [16, 16, 16]
     assert "measured here on colours" in found["budget"]["recommendation"]
@@ -431,6 +432,32 @@ def test_the_command_trains_evaluates_recommends_and_goes_on(
     assert "4 of 4 runs are finished already" in captured.err
     assert {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")} == before
     assert again["accuracy"]["rows"] == found["accuracy"]["rows"]
+
+
+def test_a_bundle_is_recommended_by_the_cost_at_the_size_of_its_accuracy(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring.Processes, "measure", lambda *given: Memory(400.0, 10.0, 20.0))
+    monkeypatch.setattr(measuring, "SHORTEST_TIMED", 0.002)
+    design, names = network(find("convnext_tiny@tiny"), 16), []
+    for side in (16, 24):
+        settings = Preprocessing.from_crop_ratio(side, 1)
+        about = About(design, 3, name="mine", classes=("blue", "green", "red"), preprocessing=settings)
+        names.append(str(save_bundle(tmp_path / f"at{side}", create_model(design, 3).state_dict(), about)))
+    out = tmp_path / "out"
+    arguments = ["compare", *names, "--data", str(folder), "--out", str(out), "--rounds", "1", "--threads", "1"]
+    arguments += ["--batch-sizes", "1", "--training-batch-size", "2", "--device", "cpu", "--budget", "latency<10s"]
+    assert main(arguments) == 0
+    found = json.loads((out / "results.json").read_text())
+    assert {row["image_size"] for row in found["rows"]} == {16, 24}
+    assert [row["image_size"] for row in found["accuracy"]["rows"]] == [16, 24]
+    assert re.search("take at16 at 16²|take at24 at 24²", found["budget"]["recommendation"])
+    assert main([*arguments, "--sizes", "16"]) == 0
+    found = json.loads((out / "results.json").read_text())
+    assert any(
+        "its cost at 16² is not this accuracy's: --sizes 24" in p for p in found["accuracy"]["rows"][1]["problems"]
+    )
+    assert "take at16 at 16²" in found["budget"]["recommendation"]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Training:
     scale: Annotated[common.Scale | None, common.UNSET] = None
     """Scale of the networks named without one, for small images."""
     seeds: Annotated[int, Range(least=1, most=1000)] = 3
-    """Training runs of each network. At least 6 are needed to call a difference significant."""
+    """Training runs of each network. With more of them, smaller differences can be told from chance."""
     epochs: common.Count = None
     """Epochs of each training run. Default: as many as --training-minutes allows, by a measured probe."""
     training_minutes: Minutes = 50.0

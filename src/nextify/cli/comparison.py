@@ -15,7 +15,7 @@ from nextify.cli.printing import command_line, plain, print_json
 from nextify.cli.progress import Bars, read_images
 from nextify.compare import why
 from nextify.compare.budget import read
-from nextify.compare.entries import at_scale, find, line_up
+from nextify.compare.entries import at_scale, find, line_up, own_side
 from nextify.compare.measure import Comparison, count, measure, probe
 from nextify.compare.page import to_json, write, write_data
 from nextify.compare.records import Accuracy, Why
@@ -99,7 +99,8 @@ def _settings(options: Options, names: tuple[str, ...], images: Images | None) -
     side = None if images is None else options.training.image_size or default_side(images.native_side)
     head = None if options.task is None else chosen_head(options.task, options.head)
     default = (224, 288, 384, 512) if head is None else (256, 512, 768, 1024)
-    sizes = options.sizes or (default if side is None else (side,))
+    # A bundle is evaluated at its own size, so costs are measured there.
+    sizes = options.sizes or (default if side is None else [own_side(name) or side for name in names])
     return Settings(
         names,
         tuple(sorted(set(sizes))),

@@ -37,6 +37,7 @@ from nextify.system.files import parse_json, write_json_atomic
 from nextify.system.text import several
 from nextify.tasks.classification import Classification, Hits
 from nextify.tasks.metric_specs import ACCURACY
+from nextify.training.result import Result
 from nextify.training.trial import Data, Trial
 from nextify.weights import About, Loaded, WeightsError, load, read_weights
 from nextify.weights.class_names import class_names, names_beside
@@ -140,12 +141,18 @@ def accuracy_results(
     labels = {step_name(entry): entry.model for entry in plan.entries}
     trials = [replace(trainings.trial(planned), step=labels[planned.step]) for planned in plan.trials]
     metric, values = ACCURACY[0], dict[str, dict[int, float | None]]()
-    for trial in trials:
+    scores: dict[str, dict[int, Any]] = {}
+    for planned, trial in zip(plan.trials, trials, strict=True):
         values.setdefault(trial.step, {})[trial.seed] = trial.metrics.get(metric.key)
+        outcome = trainings.outcomes.get(planned.folder)
+        if isinstance(outcome, Result) and (found := outcome.image_scores) is not None:
+            scores.setdefault(trial.step, {})[trial.seed] = found
     base, tests = reference(list(values)) if values else None, len(images.test)
-    concluded = conclude(values, {m: None if m == base else base for m in values}, test_images=tests)
-    rows = dict(evaluated)
-    for label, found in concluded.items():
+    references = {m: None if m == base else base for m in values}
+    names = {m: f"“{base} → {m}”" for m in values}
+    concluded = conclude(values, references, test_images=tests, scores=scores, names=names)
+    rows = {label: _beside(row, plan.data.image_size) for label, row in evaluated.items()}
+    for label, statistics in concluded.items():
         own = [trial for trial in trials if trial.step == label]
         low, high = confidence_interval([t.metrics[metric.key] for t in own if t.metrics]) or (None, None)
         rows[label] = AccuracyRow(
@@ -156,7 +163,7 @@ def accuracy_results(
             training_images_per_second=_mean(t.images_per_second for t in own),
             training_seconds=_mean(t.seconds for t in own),
             problems=tuple(dict.fromkeys(t.error for t in own if t.error)),
-            **{name: value for name, value in found.figures().items() if name != "seeds_needed"},
+            **{name: value for name, value in statistics.figures().items() if name != "seeds_needed"},
         )
     kept = [named(finite(trial), ACCURACY) for trial in trials]
     return Accuracy(
@@ -172,6 +179,16 @@ def accuracy_results(
         rows=tuple(rows[entry.model] for entry in plan.entries if entry.model in rows),
         trials=tuple(trial | {"model": trial.pop("step")} for trial in kept),
     )
+
+
+def _beside(row: AccuracyRow, costs_at: int) -> AccuracyRow:
+    """An evaluated network's row, which says so if its images have another size than those of the costs."""
+    if row.image_size == costs_at:
+        return row
+    side = "a shape of its own" if row.image_size is None else f"{row.image_size}²"
+    remedy = "" if row.image_size is None else f": --sizes {row.image_size} measures that"
+    problem = f"evaluated at {side}, as its weights ask for; its cost at {costs_at}² is not this accuracy's{remedy}"
+    return replace(row, image_size=row.image_size or 0, problems=(*row.problems, problem))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -203,10 +220,12 @@ def evaluate(entry: Model, source: str, images: Images, device: str, threads: in
     network = MatchedNetwork(loaded, images, device, "off")
     labels = torch.from_numpy(network.label_of[images.test.labels])
     accuracy = Classification.metrics([Hits.of(torch.from_numpy(network(images.test)), labels)]).top1
+    height, width = network.settings.size
     return AccuracyRow(
         model=entry.model,
         how="evaluated",
         weights=source,
+        image_size=height if height == width else None,
         n=1,
         mean=accuracy,
         binomial_standard_error=binomial_standard_error(accuracy, len(images.test)),

@@ -169,6 +169,14 @@ def is_path(name: str) -> bool:
     return False
 
 
+def own_side(name: str) -> int | None:
+    """The side of a bundle's images in pixels; None for other shapes, and for what is no bundle."""
+    if not is_path(name):
+        return None
+    height, width = _about(name).preprocessing.size
+    return height if height == width else None
+
+
 def _about(path: str) -> About:
     about = load_bundle(path).about
     about.check_single("nextify compare")

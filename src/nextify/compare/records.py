@@ -122,6 +122,9 @@ class AccuracyRow:
     model: str
     how: Literal["trained", "evaluated"]
     weights: str | None = None
+    image_size: int | None = None
+    """Of evaluated weights the side that they ask for, in pixels, 0 for other shapes; None for trained networks, whose
+    size is the data's."""
     n: int
     mean: float | None
     std: float | None = None
@@ -134,11 +137,24 @@ class AccuracyRow:
     change_high: float | None = None
     p_value: float | None = None
     p_value_holm: float | None = None
+    interval_low: float | None = None
+    """95 % interval of the change for new seeds and new test images, by which verdicts go."""
+    interval_high: float | None = None
+    p_crossed: float | None = None
+    p_crossed_holm: float | None = None
+    image_error: float | None = None
     verdict: str | None = None
     conclusion: str | None = None
     training_images_per_second: float | None = None
     training_seconds: float | None = None
     problems: tuple[str, ...] = ()
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """95 % interval of the difference: for new seeds and images, else for new seeds."""
+        if self.interval_low is not None:
+            return self.interval_low, self.interval_high
+        return self.change_low, self.change_high
 
 
 @dataclass(frozen=True)

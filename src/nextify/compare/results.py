@@ -59,12 +59,12 @@ class Results:
         return next(model for model in self.models if model.model == label)
 
     def candidates(self) -> list[tuple[Row, float]]:
-        """Rows that have an accuracy, in percent: as measured here, at the size of the data, where
-        anything was trained or evaluated, otherwise the paper's at 224² and 384²."""
+        """Rows that have an accuracy, in percent, at their size: as measured here, where anything was trained or
+        evaluated, otherwise the paper's at 224² and 384²."""
         if self.accuracy:
             size = self.accuracy.image_size
-            measured = {r.model: r.mean for r in self.accuracy.rows}
-            found = [(row, measured.get(row.model)) for row in self.rows if row.image_size == size]
+            measured = {(r.model, r.image_size or size): r.mean for r in self.accuracy.rows}
+            found = [(row, measured.get((row.model, row.image_size))) for row in self.rows]
         else:
             found = [(r, self.model(r.model).printed(r.image_size, "top1", "top1_384")) for r in self.rows]
         return [(row, accuracy) for row, accuracy in found if accuracy is not None]

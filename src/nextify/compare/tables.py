@@ -91,11 +91,12 @@ _ACCURACY: tuple[Column[AccuracyRow], ...] = (
     _column("n", "n", lambda r: str(r.n)),
     *map(Column, ("binomial_standard_error", "compared_with")),
     _column("change", "difference", lambda r: signed(r.change)),
-    _column("change_low", "95 % interval", lambda r: interval(r.change_low, r.change_high) or ABSENT, "interval"),
+    _column("change_low", "95 % interval", lambda r: interval(*r.interval) or ABSENT, "interval"),
     *map(Column, ("change_high", "p_value", "p_value_holm")),
+    *map(Column, ("interval_low", "interval_high", "p_crossed", "p_crossed_holm", "image_error")),
     _column("verdict", "verdict", lambda r: r.verdict or ABSENT),
     _column("training_images_per_second", "training images/s", lambda r: whole(r.training_images_per_second)),
-    *map(Column, ("training_seconds", "weights")),
+    *map(Column, ("training_seconds", "weights", "image_size")),
 )
 ACCURACY = of_metric(_ACCURACY, METRIC)
 RATIOS: tuple[Column[SpeedRatio], ...] = (
@@ -262,7 +263,8 @@ def accuracy_notes(accuracy: Accuracy) -> list[str]:
     if base := next((row.compared_with for row in accuracy.rows if row.compared_with), None):
         said.append(
             f"Differences are to {base}, paired: one seed draws the same images in the same order for every network. "
-            "Intervals are Student's 95 % intervals over the seeds, and do not cover other test images."
+            "Their intervals and the verdicts are for new seeds and new test images, the verdicts with Holm's correction "
+            "over all networks; the interval of a mean is Student's over the seeds."
         )
     if errors := [row.binomial_standard_error for row in accuracy.rows if row.binomial_standard_error]:
         said.append(f"{on_other_images(accuracy.data.test_images, max(errors))}.")
