@@ -260,11 +260,16 @@ def cost_notes(results: Results) -> list[str]:
 def accuracy_notes(accuracy: Accuracy) -> list[str]:
     """What the columns of accuracies mean, and how little few seeds can show."""
     said = []
+    crossed = any(row.interval_low is not None for row in accuracy.rows)
+    of_seeds = "Intervals are Student's 95 % intervals over the seeds, and do not cover other test images."
+    of_new_images = (
+        "Their intervals and the verdicts are for new seeds and new test images, the verdicts with Holm's correction "
+        "over all networks; the interval of a mean is Student's over the seeds."
+    )
     if base := next((row.compared_with for row in accuracy.rows if row.compared_with), None):
         said.append(
             f"Differences are to {base}, paired: one seed draws the same images in the same order for every network. "
-            "Their intervals and the verdicts are for new seeds and new test images, the verdicts with Holm's correction "
-            "over all networks; the interval of a mean is Student's over the seeds."
+            f"{of_new_images if crossed else of_seeds}"
         )
     if errors := [row.binomial_standard_error for row in accuracy.rows if row.binomial_standard_error]:
         said.append(f"{on_other_images(accuracy.data.test_images, max(errors))}.")
