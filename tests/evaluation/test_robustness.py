@@ -160,9 +160,17 @@ def test_corruption_errors_are_ratios_of_sums():
 
 def test_a_bundle_against_itself_is_100(bundle, images):
     found = measure(bundle, images, corruptions=("contrast", "frost"), severities=(3,), baseline=bundle)
-    assert found.baseline == "tiny-0"
+    assert found.baseline == f"tiny-0 of {bundle}"
     assert found.mean_corruption_error == pytest.approx(100)
     assert found.made_frost
+
+
+def test_a_baseline_of_another_size_is_told(bundle, images, tmp_path):
+    smaller = tiny_bundle(tmp_path / "smaller", images.classes, 16, 1.0, seed=1)
+    (said,) = [
+        n for n in measure(bundle, images, corruptions=(), baseline=smaller).notes if "the baseline's images" in n
+    ]
+    assert "resized to 16×16 before they were corrupted" in said
 
 
 def test_alexnets_published_errors(bundle, images):
@@ -253,7 +261,7 @@ def test_what_is_written(bundle, images, tmp_path):
     assert "http" not in shown
     assert "<script" not in shown
     assert f"{found.points[1].error:.2f}" in shown
-    assert "mCE 100.0, where 100 is tiny-0." in shown
+    assert f"mCE 100.0, where 100 is tiny-0 of {bundle}." in shown
     header, rows = table(found)
     assert all(len(row) == len(header) for row in rows)
     assert rows[-1][0] == "mean"

@@ -155,6 +155,14 @@ def measure(
         notes += _differences_to_published(first, made_frost, bool(asking.made))
     elif baseline is not None:
         base_name, base_clean = networks[1].name or str(baseline), recorder.figures(1, None)[0]
+        if base_name == first.name:
+            base_name += f" of {baseline}"
+        (height, width), (own_height, own_width) = networks[1].settings.size, first.settings.size
+        if (height, width) != (own_height, own_width):
+            notes.append(
+                f"the baseline's images were resized to {height}×{width} before they were corrupted, as it asks for, "
+                f"and the network's to {own_height}×{own_width}: the mCE compares networks and sizes"
+            )
     clean, clean_calibration = recorder.figures(0, None)
     points = [
         Point(*key, *recorder.figures(0, key), recorder.figures(1, key)[0] if len(networks) > 1 else None)
