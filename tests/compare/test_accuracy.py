@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import nextify
 from nextify.cli import compare_accuracy, main
 from nextify.compare import measure as measuring
 from nextify.compare.accuracy import (
@@ -431,6 +432,27 @@ def test_the_command_trains_evaluates_recommends_and_goes_on(
     assert "4 of 4 runs are finished already" in captured.err
     assert {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")} == before
     assert again["accuracy"]["rows"] == found["accuracy"]["rows"]
+
+
+def test_a_comparison_that_was_stopped_in_training_keeps_its_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_accuracy, "LocalEngine", HereEngine)
+    monkeypatch.setattr(compare_accuracy, "_train", stop)
+    command = ["compare", "convnext_tiny@tiny", "--data", str(folder), "--out", str(tmp_path), "--device", "cpu"]
+    command += ["--epochs", "1"]
+    assert main([*command, "--recipe", "nobodys"]) == 2
+    assert not (tmp_path / "results.json").exists()
+    assert main([*command, "--seeds", "2"]) == 130
+    (run,) = nextify.runs(tmp_path)
+    assert (run.kind, run.state) == ("comparison", "stopped")
+    assert main([*command, "--seeds", "6", "--minutes", "1"]) == 130  # more of the same
+    capsys.readouterr()
+    assert main([*command, "--recipe", "resnet"]) == 1
+    assert "holds another comparison (not the same recipe)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
