@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import nextify
 from nextify.cli import compare_accuracy, main
 from nextify.compare import measure as measuring
 from nextify.compare.accuracy import (
@@ -452,12 +453,34 @@ def test_a_bundle_is_recommended_by_the_cost_at_the_size_of_its_accuracy(
     assert {row["image_size"] for row in found["rows"]} == {16, 24}
     assert [row["image_size"] for row in found["accuracy"]["rows"]] == [16, 24]
     assert re.search("take at16 at 16²|take at24 at 24²", found["budget"]["recommendation"])
-    assert main([*arguments, "--sizes", "16"]) == 0
-    found = json.loads((out / "results.json").read_text())
+    at_16 = tmp_path / "at 16"
+    assert main([str(at_16) if each == str(out) else each for each in arguments] + ["--sizes", "16"]) == 0
+    found = json.loads((at_16 / "results.json").read_text())
     assert any(
         "its cost at 16² is not this accuracy's: --sizes 24" in p for p in found["accuracy"]["rows"][1]["problems"]
     )
     assert "take at16 at 16²" in found["budget"]["recommendation"]
+
+
+def test_a_comparison_that_was_stopped_in_training_keeps_its_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_accuracy, "LocalEngine", HereEngine)
+    monkeypatch.setattr(compare_accuracy, "_train", stop)
+    command = ["compare", "convnext_tiny@tiny", "--data", str(folder), "--out", str(tmp_path), "--device", "cpu"]
+    command += ["--epochs", "1"]
+    assert main([*command, "--recipe", "nobodys"]) == 2
+    assert not (tmp_path / "results.json").exists()
+    assert main([*command, "--seeds", "2"]) == 130
+    (run,) = nextify.runs(tmp_path)
+    assert (run.kind, run.state) == ("comparison", "stopped")
+    assert main([*command, "--seeds", "6", "--minutes", "1"]) == 130  # more of the same
+    capsys.readouterr()
+    assert main([*command, "--recipe", "resnet"]) == 1
+    assert "holds another comparison (not the same recipe)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

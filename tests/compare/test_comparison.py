@@ -19,16 +19,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tyro
 from torch import nn
 from torch._dynamo.exc import InternalTorchDynamoError
 
 import nextify
 from nextify.cli import main
+from nextify.cli.compare import Options
 from nextify.compare import measure as measuring
 from nextify.compare import memory
 from nextify.compare.entries import LINE_UP, build, find, find_all
 from nextify.compare.figures import figures
 from nextify.compare.findings import findings
+from nextify.compare.folder import request
 from nextify.compare.growth import fit
 from nextify.compare.measure import Cell, Comparison, count, measure, probe
 from nextify.compare.memory import Memory, Processes, out_of_memory
@@ -54,6 +57,7 @@ from nextify.evaluation.profiling import Conditions, inference, random_images, t
 from nextify.evaluation.profiling import count as count_model
 from nextify.networks.zoo import UnknownModel, find_design
 from nextify.paper.published import published_model
+from tests.helpers import tiny_bundle
 
 
 def on_meta(name: str, size: int = 224) -> nn.Module:
@@ -521,6 +525,49 @@ def test_counts_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert row(found, "convnext_tiny", 7)["status"] == "cannot be built"
     assert "cannot be built at 7×7" in captured.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], "compare"),
+        (["--minutes", "3"], "compare"),
+        (["--task", "detection"], "compare-detection"),
+        (["--data", "images/cifar10", "--scale", "tiny", "--precision", "bf16"], "compare-cifar10-tiny-bf16"),
+        (["runs/a/latest", "timm:test_vit", "--sizes", "64", "96"], "compare-64-96-a-latest-timm-test_vit"),
+    ],
+)
+def test_the_default_folder_is_named_by_what_is_compared(arguments: list[str], name: str) -> None:
+    assert tyro.cli(Options, args=arguments).folder == Path("runs") / name
+
+
+def test_no_comparison_replaces_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["compare", "convnext_atto", "--counts", "--sizes", "64", "--out", str(tmp_path)]
+    assert main(own) == 0
+    for name in ("accuracy.csv", "growth.svg", "growth.png", "notes.txt"):  # of earlier runs, and the user's own
+        (tmp_path / name).write_text("earlier")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    assert main(["compare", "convnext_femto", "--counts", "--sizes", "96", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "holds another comparison (not the same models and sizes), whose results would be lost: choose ano" in said
+    assert said.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert main(own) == 0
+    assert {path.name for path in tmp_path.iterdir()} == before.keys() - {"accuracy.csv", "growth.svg", "growth.png"}
+    (tmp_path / "results.json").write_text('{"study": {}}')
+    assert main(own) == 1
+    assert "results.json is not of this comparison and would be replaced" in capsys.readouterr().err
+
+
+def test_another_training_of_a_bundle_is_another_comparison(tmp_path: Path) -> None:
+    def asked(seed: int) -> dict[str, Any]:
+        bundle = tiny_bundle(tmp_path / "bundle", ("a", "b"), 8, 1.0, seed=seed)
+        return request(settings(models=(str(bundle),)), None, 1, False, "convnext", {})
+
+    first = asked(0)
+    assert asked(0) == first == json.loads(json.dumps(first))
+    assert [name for name, value in asked(1).items() if value != first[name]] == ["models"]
 
 
 def test_unknown_models_are_refused_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -270,7 +270,9 @@ class InProcess:
 def test_a_real_search_leaves_a_bundle_that_gives_its_reported_accuracy(tmp_path, digits):
     settings = Settings("macs<300k", 1e-6, epochs=1, seeds=1, alone=True, latency_threads=1)
     with Store(tmp_path) as store:
-        found = Search(settings, digits, store, InProcess(), Runtime(), 1).run()
+        made = Search(settings, digits, store, InProcess(), Runtime(), 1)
+        found = made.run()
+        assert made.ledger.ended == len(made.ledger.known) + 1  # and the final one
     assert 0.5 < found.winner.used <= 1
     assert cost(found.winner.design, found.image_size, 10).macs == found.winner.row.macs <= 300_000
     assert all(milliseconds > 0 for milliseconds in found.finals[0].latency_ms)

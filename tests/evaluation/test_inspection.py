@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,47 @@ def test_the_list_the_sheets_and_the_probabilities_are_written(inspected: tuple[
     with np.load(out / "probabilities.npz") as kept:
         assert kept["probabilities"].shape == (9, 2)
         assert kept["files"][0].startswith("val/")
+
+
+def test_repeating_an_inspection_replaces_its_list_and_removes_sheets_of_kinds_not_found_any_more(
+    inspected: tuple[Inspection, Path], planted: Path, tmp_path: Path
+) -> None:
+    found, before = inspected
+    out = tmp_path / "out"
+    shutil.copytree(before, out)
+    (out / "outlier.png").write_bytes(b"of an earlier run")
+    assert not found.of("outlier")
+    known = np.full((25, 2), 0.5, np.float32)
+    again = inspect_images(before.parent / "bundle", open_images(planted), out_of_fold=known, out=out, threads=1)
+    assert [path.stem for path in sorted(out.glob("*.png"))] == sorted({row.kind for row in again.findings})
+    with open(out / "inspect.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(again.findings)
+
+
+def test_an_edited_list_and_another_inspection_are_not_replaced(
+    inspected: tuple[Inspection, Path], planted: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    _, before = inspected
+    out, bundle = tmp_path / "out", before.parent / "bundle"
+    shutil.copytree(before, out)
+    command = ["inspect", str(bundle), "--data", str(planted), "--out", str(out), "--device", "cpu", "--threads", "1"]
+    other = tiny_bundle(tmp_path / "other", ("a", "b"), 8, 1.0, seed=1)
+    content = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert main(["inspect", str(other), *command[2:]]) == 1
+    said = capsys.readouterr().err
+    assert "holds another inspection (a model on data), whose results would be lost: choose another --out" in said
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == content
+    edited = b"".join((out / "inspect.csv").read_bytes().splitlines(keepends=True)[:-1])
+    (out / "inspect.csv").write_bytes(edited)
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "inspect.csv was edited" in said
+    assert "rename it, or choose another --out" in said
+    assert (out / "inspect.csv").read_bytes() == edited
+    (out / "inspect.csv").rename(out / "mine.csv")
+    assert main(command) == 0
+    assert (out / "inspect.csv").read_bytes() == content["inspect.csv"]
+    assert (out / "mine.csv").read_bytes() == edited
 
 
 def test_probabilities_of_training_images_are_taken_into_account(planted: Path, tmp_path: Path) -> None:

@@ -172,9 +172,13 @@ def test_a_search_and_an_attribution_are_no_stopped_studies_and_a_dry_run_is_not
     for name in ("search", "attribution"):
         (tmp_path / name / f"{name}.json").write_text('{"data": {"name": "photos"}}')
         (tmp_path / name / "values.json").write_text('{"a": [50.0, 1.5], "b": [60.0, 2.5]}')
+    for final in ("b", "final-a-seed0", "final-a-seed1"):  # b: to be deleted, as its figure is written down
+        (tmp_path / "search" / "trials" / final).mkdir()
+        (tmp_path / "search" / "trials" / final / "result.json").write_text('{"seconds": 10.0}')
     found = {run.folder.name: run for run in runs(tmp_path)}
     assert found.keys() == {"search", "attribution", "begun"}
-    assert found["search"].status == "finished, search, 2 training runs"
+    assert found["search"].status == "finished, search, 4 training runs"
+    assert found["search"].seconds == 24.0
     assert (found["attribution"].kind, found["attribution"].data, found["attribution"].seconds) == (
         *("attribution", "photos", 4.0),
     )

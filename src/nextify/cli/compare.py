@@ -1,5 +1,6 @@
 """``nextify compare``: networks of different families side by side on this hardware."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from nextify.cli import options as common
 from nextify.compare.budget import read
-from nextify.data.source import check_source
+from nextify.data.source import check_source, source_name
 from nextify.networks.dense.design import chosen_head
 from nextify.paper.settings import Range
 
@@ -16,6 +17,8 @@ Sides = Annotated[tuple[Annotated[int, Range(least=1, most=10**4)], ...] | None,
 Sizes = Annotated[tuple[Annotated[int, Range(least=1, most=10**6)], ...] | None, common.UNSET]
 Size = Annotated[Annotated[int, Range(least=1, most=10**6)] | None, common.UNSET]
 Minutes = Annotated[float, Range(above=0, most=10**7)]
+MOST_LETTERS = 120
+"""Of the names in a default folder's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,8 @@ class Options:
     """Recommend the most accurate network within limits: "latency<20ms, throughput>100, memory<500MiB, macs<5G,
     parameters<30M"."""
     out: common.Folder = None
-    """Folder of the results. Default: runs/compare."""
+    """Folder of the results. Default: runs/compare, to which --data, --task, --scale, --precision, --sizes and MODEL
+    are added if given, as in runs/compare-cifar10-tiny."""
     json: common.Json = False
     measuring: OmitArgPrefixes[Measuring] = Measuring()
     training: OmitArgPrefixes[Training] = Training()
@@ -107,7 +111,13 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        return self.out or Path("runs/compare")
+        given = [
+            *(self.data and source_name(self.data), self.task, self.head, self.training.scale),
+            *(None if self.measuring.precision == "fp32" else self.measuring.precision, *map(str, self.sizes or ())),
+            *("-".join(Path(name).parts[-2:]) for name in self.models),
+        ]
+        words = re.sub(r"[^\w.@]+", "-", "-".join(filter(None, given)))[:MOST_LETTERS]
+        return self.out or Path("runs") / f"compare-{words}".rstrip("-")
 
     def check(self) -> None:
         if self.task is None and self.head is not None:

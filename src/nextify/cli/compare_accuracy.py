@@ -1,5 +1,6 @@
 """The training runs and evaluations of ``nextify compare --data``, shown as they go."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -26,9 +27,15 @@ class Stopped(Exception):
     """The user stopped the training runs; the message says what is kept."""
 
 
-def accuracies(console: Console, options: Options, settings: Settings, images: Images, out: Path) -> Accuracy:
-    """Train what is not trained yet, and evaluate what has weights. Raises ``Stopped`` where it is interrupted, with
-    finished trainings kept, and ``EngineError`` where they cannot go on."""
+def accuracies(
+    console: Console, options: Options, settings: Settings, images: Images, out: Path, begin: Callable[[], None]
+) -> Accuracy:
+    """Train what is not trained yet, and evaluate what has weights. ``begin`` marks the folder before hours of
+    training, so that no other comparison takes it; a plan that is refused leaves none.
+
+    Raises ``Stopped`` where it is interrupted, with finished trainings kept, and ``EngineError`` where they cannot go
+    on.
+    """
     assert settings.fitted_to is not None
     device = settings.conditions.device
     together, threads = default_side_by_side(settings.fitted_to, device, None)
@@ -39,6 +46,7 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
         trainings = None
         try:
             plan = _plan(console, options, settings, images, store, engine)
+            begin()
             trainings = _trainings(plan, store, images, engine)
             _announce(console, plan, trainings, images)
             if trainings.open_trials:

@@ -14,8 +14,10 @@ from nextify.cli.compare_accuracy import Stopped, accuracies
 from nextify.cli.printing import command_line, plain, print_json
 from nextify.cli.progress import Bars, read_images
 from nextify.compare import why
+from nextify.compare.accuracy import read_weights_options
 from nextify.compare.budget import read
 from nextify.compare.entries import at_scale, find, line_up, own_side
+from nextify.compare.folder import check_other_results, request
 from nextify.compare.measure import Comparison, count, measure, probe
 from nextify.compare.page import to_json, write, write_data
 from nextify.compare.records import Accuracy, Why
@@ -46,6 +48,13 @@ def run_comparison(options: Options) -> int:
         images = read_images(console, options.data, options.reading, out / "cache")
         check_pictures(images, "nextify compare")
     settings = _settings(options, names, images)
+    asked = request(
+        *(settings, images, options.machine.threads, measuring.counts),
+        *(training.recipe, read_weights_options(training.weights)),
+    )
+    written_to = options.out if measuring.counts else out
+    if written_to is not None:
+        check_other_results(written_to, asked)
     environment = _environment(settings)
     load = environment["load_average_start"]
     if isinstance(load, float) and load > 0.5 and not measuring.counts and not settings.conditions.on_gpu:
@@ -60,15 +69,20 @@ def run_comparison(options: Options) -> int:
 
     def gather() -> Results:
         ended = {**environment, **_clock(settings.conditions, "end")}
-        when = started, datetime.now(UTC)
-        return collect(comparison, command_line(), *when, ended, accuracy=accuracy, why=reasons, limits=limits)
+        given = comparison, command_line(), started, datetime.now(UTC), ended
+        return collect(*given, accuracy=accuracy, why=reasons, limits=limits, asked=asked)
 
     if measuring.counts:
         comparison.complete = True
-        return _conclude(console, options, gather(), options.out)
+        return _conclude(console, options, gather(), written_to)
     if images is not None:
+
+        def begin() -> None:
+            if not (out / "results.json").exists():
+                write_data(gather(), out)
+
         try:
-            accuracy = accuracies(console, options, settings, images, out)
+            accuracy = accuracies(console, options, settings, images, out, begin)
         except Stopped as stopped:
             console.print(f"\n{stopped}", markup=False)
             return 130

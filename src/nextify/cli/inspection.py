@@ -9,16 +9,15 @@ from nextify.cli.cross_validation import train_folds
 from nextify.cli.inspect import Options
 from nextify.cli.printing import command_line, note, print_columns, print_json
 from nextify.cli.progress import read_images
-from nextify.evaluation.evaluate import match_classes, name_classes
-from nextify.evaluation.inspection import TABLE, TITLES, inspect_images, sheets
+from nextify.evaluation.evaluate import load_matched
+from nextify.evaluation.inspection import TABLE, TITLES, begin_inspection, inspect_images, sheets
 from nextify.study.folds import CrossTrainings, FoldsPlan
 from nextify.study.store import Store
 from nextify.study.study import default_side_by_side
 from nextify.system.text import plural, printable
 from nextify.training.continued import Finished
 from nextify.training.trial import runtime
-from nextify.weights.bundle import About, DenseAbout, stated
-from nextify.weights.class_names import is_word
+from nextify.weights.bundle import DenseAbout, stated
 
 SHOWN = 20
 """Findings that are printed; all of them are in the CSV."""
@@ -40,9 +39,8 @@ def run_inspection(options: Options) -> int:
     known = None
     if options.folds is not None:
         before = Finished.of(options.bundle)
-        order = is_word(options.class_order)
-        if isinstance(before.about, About) and (order or options.class_order is None):  # before hours of training
-            match_classes(name_classes(before.about, images, [], order), images, [])
+        network = load_matched(options.bundle, images, place.device, None, options.class_order, options.machine.kernels)
+        begin_inspection(options.folder, network, images)  # refuses before hours of training
         plan = FoldsPlan.like(before, images, options.folds, options.reading.split_seed)
         side = plan.prepared.image_size
         together, threads = default_side_by_side(side, place.device, options.machine.threads)

@@ -45,7 +45,7 @@ def run_search(options: Options) -> int:
             with chosen:
                 found = made.run()
         except KeyboardInterrupt:
-            done = plural(len(made.ledger.known), "run")
+            done = plural(made.ledger.ended, "run")
             console.print(f"\nStopped with {done} finished; the same command continues.")
             return 130
         written = search_report.write(found, out)
@@ -75,6 +75,6 @@ def _announce(console: Console, made: Search) -> None:
     console.print(
         f"about {given.minutes:g} min of search{rest or ', then'} {plural(given.seeds, 'training run')} of each winner"
     )
-    if made.ledger.known:
-        console.print(f"{plural(len(made.ledger.known), 'run')} finished already")
+    if made.ledger.ended:
+        console.print(f"{plural(made.ledger.ended, 'run')} finished already")
     plain(console, f"results go to {made.store.root}")

@@ -15,6 +15,10 @@ from nextify.report.template import render
 from nextify.report.text import duration
 from nextify.system.files import write_json_atomic, write_text_atomic
 
+DATA = ("results.json", "results.csv", "counts.md", "accuracy.csv")
+DRAWN = tuple(f"{n}.{e}" for n in ("growth", "latency-accuracy", "accuracy-flops") for e in ("svg", "png"))
+PAGE = "report.html"
+
 
 def to_json(results: Results) -> dict[str, Any]:
     """The content of results.json: the measurements and what is concluded from them."""
@@ -24,12 +28,16 @@ def to_json(results: Results) -> dict[str, Any]:
 
 
 def write(results: Results, out: Path) -> list[Path]:
-    """Writes everything into ``out``, each file whole or not at all; the data comes first."""
+    """Writes everything into ``out``, each file whole or not at all; the data comes first. Files of an earlier run
+    that this one does not have are deleted."""
     written = write_data(results, out)
     drawn = {name: (label, save(figure, out, name)) for name, (label, figure) in figures(results).items()}
     written += [out / f"{name}.{ending}" for name in drawn for ending in ("svg", "png")]
-    write_text_atomic(out / "report.html", page(results, drawn))
-    return [*written, out / "report.html"]
+    write_text_atomic(out / PAGE, page(results, drawn))
+    written.append(out / PAGE)
+    for name in {*DATA, *DRAWN} - {path.name for path in written}:
+        (out / name).unlink(missing_ok=True)
+    return written
 
 
 def write_data(results: Results, out: Path) -> list[Path]:

@@ -5,7 +5,7 @@ file is read by today's definitions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from statistics import median
@@ -39,6 +39,8 @@ class Results:
     why: tuple[Why, ...] = ()
     limits: tuple[str, ...] = ()
     """Of the budget that a network is recommended for, as they were written."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """What a repetition must ask for too, to replace these; see ``folder.request``."""
 
     @cached_property
     def growth(self) -> dict[tuple[str, str], Growth]:
@@ -77,6 +79,7 @@ class Results:
             del settings["head"]
         return {
             "schema": SCHEMA,
+            "asked": dict(self.asked),
             "settings": settings.pop("conditions") | settings | run,
             "environment": dict(self.environment),
             "models": list(map(asdict, self.models)),
@@ -108,6 +111,7 @@ class Results:
             accuracy,
             read(tuple[Why, ...], found["why"]),
             tuple((found["budget"] or {}).get("limits", ())),
+            found.get("asked", {}),
         )
 
 
@@ -121,6 +125,7 @@ def collect(
     accuracy: Accuracy | None = None,
     why: Sequence[Why] = (),
     limits: Sequence[str] = (),
+    asked: Mapping[str, Any] | None = None,
 ) -> Results:
     """Return the results of a comparison so far."""
     settings, plan = comparison.settings, comparison.plan
@@ -137,7 +142,7 @@ def collect(
     )
     models = tuple(dict.fromkeys(cell.entry for cell in comparison.cells))
     rows = tuple(_row(cell, settings.training_batch_size) for cell in comparison.cells)
-    return Results(run, environment, models, rows, accuracy, tuple(why), tuple(limits))
+    return Results(run, environment, models, rows, accuracy, tuple(why), tuple(limits), asked or {})
 
 
 def _row(cell: Cell, training_batch_size: int) -> Row:

@@ -5,8 +5,10 @@ those of ``study/folds.py`` of the training images. Duplicates and outliers are 
 that enter the bundle's classifier, and duplicates compared pixel by pixel on thumbnails.
 """
 
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,12 +21,13 @@ from torch import Tensor
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import visible
-from nextify.evaluation.evaluate import load_matched
+from nextify.evaluation.evaluate import MatchedNetwork, load_matched
+from nextify.evaluation.identity import check_same, fingerprint
 from nextify.evaluation.label_errors import label_errors
 from nextify.evaluation.pictures import Tile, contact_sheet, heading, short
 from nextify.evaluation.seen import trained_on
 from nextify.networks.network import ConvNet
-from nextify.system.files import write_bytes_atomic
+from nextify.system.files import UnusableFolder, parse_json, write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
 from nextify.system.text import as_csv, plural, printable
 from nextify.weights.class_names import ClassOrder
@@ -34,7 +37,7 @@ Kind = Literal["label", "duplicate_classes", "duplicate_parts", "outlier"]
 class, or among the test images; ``outlier``: unlike all others."""
 COLUMNS = ("file", "label", "suggested", "score", "kind", "other")
 """Of the CSV."""
-TABLE, PROBABILITIES = "inspect.csv", "probabilities.npz"
+TABLE, PROBABILITIES, SUMMARY = "inspect.csv", "probabilities.npz", "inspect.json"
 TITLES: Mapping[Kind, str] = {
     "label": "labels that are likely wrong",
     "duplicate_classes": "nearly the same image in two classes",
@@ -107,8 +110,10 @@ def inspect_images(
     Raises:
         WeightsError, DataError: as ``evaluate``.
         TypeError: ``images`` is not an ``Images``.
+        UnusableFolder: as ``begin_inspection``.
     """
     network = load_matched(bundle, images, device, threads, class_order, kernels)
+    asked = begin_inspection(out, network, images)
     about, notes, labels_of = network.about, network.notes, network.label_of
     about.check_single("nextify inspect")
     assert isinstance(network.model, ConvNet)
@@ -137,8 +142,34 @@ def inspect_images(
         *(about.name, images.name, len(images.train), len(images.test)), tuple(row for _, row in rows), tuple(notes)
     )
     if out is not None:
-        _write(found, held, [i for i, _ in rows], known, out)
+        _write(found, held, [i for i, _ in rows], known, asked, out)
     return found
+
+
+def begin_inspection(out: Path | None, network: MatchedNetwork, images: Images) -> str:
+    """The fingerprint of an inspection. One with folds may replace the same without, as it checks more labels.
+
+    Raises:
+        UnusableFolder: ``out`` holds another inspection, or a list that was edited since it was written.
+    """
+    asked = fingerprint([*network.identity(), images.fingerprint])
+    if out is not None:
+        check_same(out / SUMMARY, asked, "inspection")
+        _check_unedited(out)
+    return asked
+
+
+def _check_unedited(out: Path) -> None:
+    table, written = out / TABLE, None
+    if not table.exists():
+        return
+    with suppress(FileNotFoundError, ValueError, TypeError, LookupError):
+        written = parse_json((out / SUMMARY).read_text(encoding="utf-8"))["digest"]
+    if hashlib.sha256(table.read_bytes()).hexdigest() != written:
+        raise UnusableFolder(
+            f"{table} was edited, or not written by nextify inspect, and would be replaced: rename it, or choose "
+            f"another --out"
+        )
 
 
 @dataclass(frozen=True)
@@ -247,26 +278,43 @@ def sheets(found: Inspection) -> dict[Kind, str]:
 
 
 def _write(
-    found: Inspection, held: _Held, rows: Sequence[int], known: Sequence[npt.NDArray[np.float32]], out: Path
+    found: Inspection,
+    held: _Held,
+    rows: Sequence[int],
+    known: Sequence[npt.NDArray[np.float32]],
+    fingerprint: str,
+    out: Path,
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(out / TABLE, csv_text(found).encode("utf-8", "surrogateescape"))
     which = np.r_[0 : len(known[0]), held.train : held.train + len(known[1])]
     kept = io.BytesIO()
     files = np.array([printable(held.name(i)) for i in which.tolist()])
     np.savez_compressed(kept, files=files, labels=held.labels[which], probabilities=np.concatenate(known))
     write_bytes_atomic(out / PROBABILITIES, kept.getvalue())
+    for kind in TITLES:
+        if found.of(kind):
+            write_bytes_atomic(out / f"{kind}.png", _sheet(found, kind, held, rows))
+        else:  # of an earlier run
+            (out / f"{kind}.png").unlink(missing_ok=True)
+    table = csv_text(found).encode("utf-8", "surrogateescape")
+    summary = {name: value for name, value in found.to_dict().items() if name != "findings"}
+    summary |= {"fingerprint": fingerprint, "digest": hashlib.sha256(table).hexdigest()}
+    (out / TABLE).unlink(missing_ok=True)  # if killed between the two, no list is taken for an edited one
+    write_json_atomic(out / SUMMARY, summary)
+    write_bytes_atomic(out / TABLE, table)
+
+
+def _sheet(found: Inspection, kind: Kind, held: _Held, rows: Sequence[int]) -> bytes:
     place = {held.name(i): i for i in range(len(held.labels))}
-    for kind, name in sheets(found).items():
-        tiles: list[Tile] = []
-        for i, row in zip(rows, found.findings, strict=True):
-            if row.kind != kind or len(tiles) >= SHOWN:
-                continue
-            said = f"rather {short(row.suggested, 14)}" if row.suggested else "to train on" if row.other else "far off"
-            labelled = f"labelled {short(row.label, 16)}"
-            tiles.append(Tile(held.load(i), row.file, f"{said}, {row.score:.3f}", labelled))
-            if kind == "duplicate_parts":
-                other = place[row.other]
-                labelled = f"labelled {short(held.label(other), 16)}"
-                tiles.append(Tile(held.load(other), row.other, "the test image", labelled))
-        write_bytes_atomic(out / name, contact_sheet(tiles, f"{heading(found)}: {TITLES[kind]}"))
+    tiles: list[Tile] = []
+    for i, row in zip(rows, found.findings, strict=True):
+        if row.kind != kind or len(tiles) >= SHOWN:
+            continue
+        said = f"rather {short(row.suggested, 14)}" if row.suggested else "to train on" if row.other else "far off"
+        labelled = f"labelled {short(row.label, 16)}"
+        tiles.append(Tile(held.load(i), row.file, f"{said}, {row.score:.3f}", labelled))
+        if kind == "duplicate_parts":
+            other = place[row.other]
+            labelled = f"labelled {short(held.label(other), 16)}"
+            tiles.append(Tile(held.load(other), row.other, "the test image", labelled))
+    return contact_sheet(tiles, f"{heading(found)}: {TITLES[kind]}")

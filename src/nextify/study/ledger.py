@@ -37,6 +37,11 @@ class Ledger(Trainings):
     def path(self) -> Path:
         return self.store.root / "values.json"
 
+    @property
+    def ended(self) -> int:
+        """Training runs in the store that have ended, those whose networks are kept among them."""
+        return len(self.known.keys() | {path.parent.name for path in self.store.trials.glob("*/result.json")})
+
     def load(self) -> None:
         """Read what earlier runs wrote down. What they only finished, the next run finds as it stands. Raises
         ``UnusableFolder`` for a ``values.json`` that is not ours."""

@@ -284,16 +284,19 @@ def _several(folder: Path) -> Run | None:
 
 
 def _ledger(folder: Path, kind: Literal["search", "attribution"], unfinished: State) -> Run:
-    """A search or an attribution, of whose trainings only the figures are kept."""
+    """A search or an attribution. Of most trainings only the figures are kept; a search keeps its final networks."""
+    kept = {path.parent.name: object_in(path) for path in (folder / "trials").glob("*/result.json")}
+    seconds = {name: _number(result["seconds"]) for name, result in kept.items() if result}  # none: just deleted
     found, known = object_in(folder / f"{kind}.json"), object_in(folder / "values.json")
+    seconds |= {name: _number(took) for name, (_, took) in known.items()}
     return Run(
         folder,
         kind,
         "finished" if found and unfinished == "stopped" else unfinished,
         data=found.get("data", {}).get("name", ""),
         task="classification",
-        seconds=sum(seconds for _, seconds in known.values()) or None,
-        detail=f"{kind}, {plural(len(known), 'training run')}",
+        seconds=sum(seconds.values()) or None,
+        detail=f"{kind}, {plural(len(seconds), 'training run')}",
     )
 
 
