@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from nextify.cli import attribution as cli_attribution
 from nextify.cli import main
 from nextify.data import open_images
 from nextify.fitting.scale import scale
@@ -20,6 +21,7 @@ from nextify.study.ledger import Attributing
 from nextify.study.plan import make_plan
 from nextify.study.results import StudyData
 from nextify.study.store import Store
+from nextify.study.study import StudyEstimate
 from nextify.system.files import UnusableFolder
 from nextify.training.result import Result
 from nextify.training.trial import Data, Runtime
@@ -244,6 +246,41 @@ def test_a_pair_costs_at_most_two_ways_and_its_ends():
     ways = 2 * (len(made.names) - 1)
     assert len(made.subsets(1)) <= 2 + ways  # the mirrored order may meet a subset again
     assert len(made.subsets(0)) <= 2 + ways + 2 * len(made.names) + len(made.names) - 1
+
+
+class Here(Instant):
+    """The same, as the command's engine."""
+
+    runtime, side_by_side = Runtime(), 1
+
+    def __init__(self):
+        self.broken, self.most, self.trained = (), 10**9, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def run(self, jobs, on_event):
+        self.value = {job.key: 90.0 for job in jobs}
+        self.trained += [job.key for job in jobs]
+        super().run(jobs, on_event)
+
+
+def test_what_is_finished_beyond_a_gap_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli_attribution, "chosen_engine", lambda *given: Here())
+    monkeypatch.setattr(Attributing, "probe", lambda self, engine: StudyEstimate(1.0, {}, {}))
+    command = ["attribute", "--ends", "0", "--out", str(tmp_path), "--pairs", "7"]
+    assert main(command) == 0
+    values = json.loads((tmp_path / "values.json").read_text())
+    first = next(iter(values))
+    (tmp_path / "values.json").write_text(json.dumps({f: value for f, value in values.items() if f != first}))
+    engine = Here()
+    monkeypatch.setattr(cli_attribution, "chosen_engine", lambda *given: engine)
+    assert main(command) == 0
+    assert engine.trained == [first]
+    assert json.loads((tmp_path / "attribution.json").read_text())["attribution"]["pairs"] == 7
 
 
 @pytest.mark.slow

@@ -41,8 +41,7 @@ def run_attribution(options: Options) -> int:
         found = Attributing(plan, store, images, chosen.runtime, chosen.side_by_side, command_line())
         found.load()
         most = min(options.pairs or sys.maxsize, plan.most)
-        while not found.open_trials and plan.pairs < most:
-            plan.extend(plan.pairs + 1)
+        _pass_over_finished(found, most)
         finished, code = plan.pairs - bool(found.open_trials), 0
         _announce(console, options, found, finished)
         try:
@@ -52,15 +51,18 @@ def run_attribution(options: Options) -> int:
                     with console.status("measuring a few steps of the first and the last network …"):
                         estimate = found.probe(engine)
                 each = duration(estimate.seconds * plan.trainings_of_a_pair / max(1, len(found.open_trials)))
-                console.print(f"about [bold]{each}[/] for {plan.counted(1)}")
+                if found.open_trials:
+                    console.print(f"about [bold]{each}[/] for {plan.counted(1)}")
                 if options.dry_run:
                     return 0
-                while found.open_trials:
+                fit = 1
+                while found.open_trials and fit > 0:
                     with StudyProgress(console, found, estimate) as progress:
                         found.run(engine, progress.on_event)
                     left = 3600 * options.hours - (time.monotonic() - began)
                     fit = min(TOGETHER, int(left / found.seconds_of_a_pair()))
-                    plan.extend(min(plan.pairs + max(0, fit), most))
+                    _pass_over_finished(found, most)
+                    plan.extend(min(plan.pairs + max(0, fit - 1), most))
                     estimate = found.estimate_from_known()
         except KeyboardInterrupt:
             console.print("\nStopped; the same command continues.")
@@ -68,7 +70,15 @@ def run_attribution(options: Options) -> int:
         except EngineError as error:
             print(f"nextify: {error}", file=sys.stderr)
             code = 1
+        if options.every_subset:  # what earlier starts finished counts, whatever is missing before it
+            plan.extend(plan.most)
         return _conclude(console, found, options, started) or code
+
+
+def _pass_over_finished(found: Attributing, most: int) -> None:
+    """Plan pairs of orders up to the first with a run that is still to be trained."""
+    while not found.open_trials and found.plan.pairs < most:
+        found.plan.extend(found.plan.pairs + 1)
 
 
 def _plan(options: Options, images: Images) -> Attributed:

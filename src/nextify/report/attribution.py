@@ -29,6 +29,8 @@ FEW_MET = (
     "--every-subset meets all."
 )
 """Of intervals from pairs of orders."""
+SHOWN = 6
+"""Pairs of decisions that are named at most."""
 FIGURE_OF_INTERACTIONS = ("interactions.svg", "interactions.png")
 
 
@@ -133,8 +135,9 @@ def notes(results: Results) -> list[str]:
     if strong := [i for i in found.interactions if i.certain]:
         titles = {w.decision: w.title for w in found.worths}
         said.append(
-            "Pairs that change each other's worth: "
-            + "; ".join(f"{titles[i.first]} and {titles[i.second]} {_shown(i)}" for i in strong[:6])
+            f"{len(strong)} of {len(found.interactions)} pairs of decisions change each other's worth"
+            f"{', most of all' if len(strong) > SHOWN else ''}: "
+            + "; ".join(f"{titles[i.first]} and {titles[i.second]} {_shown(i)}" for i in strong[:SHOWN])
             + "."
         )
     elif found.interactions:
