@@ -10,16 +10,26 @@ from nextify.weights.bundle import located
 
 
 def trained_on(bundle: str | Path, sets: Sequence[ImageSet] | Sequence[DenseSet], part: str = "test") -> list[str]:
-    """A sentence where images to test on, ``part`` being ``test``, are among those that split.csv, beside the bundle of
-    a training, lists as trained or calibrated on, and never as tested on; none where it does not or is not there.
+    """A sentence where some of the images to test on, ``part`` being ``test``, were trained on."""
+    among = seen_in_training(bundle, sets) if part == "test" else 0
+    if not among:
+        return []
+    return [
+        f"{located(bundle).parent / SPLIT_FILE} lists {among:,} of these {sum(map(len, sets)):,} images as trained on, "
+        f"so the result is too good: give the --split-seed of the training, or other images"
+    ]
+
+
+def seen_in_training(bundle: str | Path, sets: Sequence[ImageSet] | Sequence[DenseSet]) -> int:
+    """How many images are among those that split.csv, beside the bundle of a training, lists as trained or calibrated
+    on, and never as tested on; 0 where there is none.
 
     Images are the same if their files are; without digests (of earlier versions, or of embedded images), if their names
     are."""
     place = located(bundle)
-    if part != "test" or not place.exists():  # such as hf:owner/name
-        return []
-    folder = place.parent
-    parts = read_split(folder)
+    if not place.exists():  # such as hf:owner/name
+        return 0
+    parts = read_split(place.parent)
     rows = [row for own in parts.values() for row in own]
     by_digest = all(row.digest for row in rows) and all(images.digests is not None for images in sets)
 
@@ -28,11 +38,5 @@ def trained_on(bundle: str | Path, sets: Sequence[ImageSet] | Sequence[DenseSet]
 
     tested, *others = ({*map(known, parts.get(name, []))} for name in ("test", "train", "calibration"))
     trained = set().union(*others) - tested
-    own = [images.digest(i) if by_digest else images.name(i) for images in sets for i in range(len(images))]
-    among = sum(name in trained for name in own)
-    if not among:
-        return []
-    return [
-        f"{folder / SPLIT_FILE} lists {among:,} of these {len(own):,} images as trained on, so the result is too "
-        f"good: give the --split-seed of the training, or other images"
-    ]
+    own = (images.digest(i) if by_digest else images.name(i) for images in sets for i in range(len(images)))
+    return sum(name in trained for name in own)
