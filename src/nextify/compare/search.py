@@ -364,7 +364,8 @@ def _finals(
                 concluded[arm], comparison=concluded[over].comparison if (over := f"over {arm}") in rivals else None
             ),
             tuple(values[arm].get(seed) for seed in range(len(results[arm]))),
-            *(tuple(latency[arm]), seconds[arm], member if arm == "family" else None),
+            *(tuple(latency[arm]), seconds[arm]),
+            member=member if arm == "family" else None,
         )
         for arm, candidate in chosen.items()
     )
