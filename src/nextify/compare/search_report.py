@@ -32,7 +32,7 @@ LISTED = 12
 def _change(final: Final) -> str:
     found = final.statistics.comparison
     if found is None:
-        return f"winner is {final.member}" if final.member else text.ABSENT
+        return "winner is a member" if final.member else text.ABSENT
     ends = found.crossed.interval() if found.crossed else (found.low, found.high)
     return f"{text.signed(found.change)} {text.interval(*ends)}".strip()
 
@@ -148,8 +148,8 @@ def notes(found: Found) -> list[str]:
 
 def _same(family: Final, winner: Candidate) -> str:
     """That the winner is a member of the families, in place of a difference to them."""
-    others = "" if family.candidate.design == winner.design else ", and the table has the best of the other members"
-    return f"The winner is the family member {family.member}: there is no difference to the families{others}."
+    others = "" if family.candidate.design == winner.design else "; the table shows the best of the other members"
+    return f"The winner is the family member {family.member}, so it is not compared with the families{others}."
 
 
 def figure(found: Found) -> Figure:
