@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -265,9 +266,24 @@ ROWS: list[dict[str, Any]] = [
         ("latency<20ms", "take resnet50 at 224²: 76.10 %"),
         ("throughput > 50, macs<5G", "resnet50"),
         ("memory<1GiB", "convnext_tiny"),
-        ("latency<5ms", "Nothing compared here stays within latency<5ms; nearest by latency is resnet50"),
-        ("memory<100MiB", "nearest by memory is convnext_tiny at 224² with memory 300 MiB"),
+        (
+            "latency<5ms",
+            "Nothing compared here stays within latency<5ms; nearest is resnet50 at 224² with median latency 18 ms.",
+        ),
+        ("memory<100MiB", "nearest is convnext_tiny at 224² with memory 300 MiB."),
         ("parameters<30M", "parameters 28.0 M"),
+        (
+            "latency<10ms, parameters<27M",
+            "nearest is resnet50 at 224² with median latency 18 ms, parameters 28.0 M, which breaks latency<10ms most.",
+        ),
+        ("latency<5ms, throughput>50", "which breaks latency<5ms most."),
+        ("latency<29ms, throughput>100", "nearest is resnet50"),
+        ("latency<10ms, throughput>100", "which breaks latency<10ms most."),
+        ("latency<20ms, throughput>0", "take resnet50"),
+        ("parameters<=28M", "take convnext_tiny"),
+        ("parameters<28M", "Nothing compared here stays within parameters<28M; nearest is convnext_tiny"),
+        ("throughput>=60", "take resnet50"),
+        ("throughput>60", "Nothing compared here"),
     ],
 )
 def test_the_most_accurate_within_a_budget(budget: str, words: str) -> None:
@@ -285,6 +301,36 @@ def test_measured_accuracies_go_before_published_ones() -> None:
     counted = results_of([{**row, "latency_ms_p50": None} for row in ROWS], "latency<50ms")
     assert "did not measure latency" in str(recommend(counted))
     assert "no accuracy is known" in str(recommend(results_of([{**ROWS[0], "image_size": 100}], "macs<9G")))
+
+
+def test_the_nearest_is_the_one_whose_worst_limit_is_broken_least() -> None:
+    rows: list[dict[str, Any]] = [
+        {"model": "a", "latency_ms_p50": 5.0, "parameters": 30_000_000},
+        {"model": "b", "latency_ms_p50": 50.0, "parameters": 5_000_000},
+        {"model": "c", "latency_ms_p50": 21.0, "parameters": 10_600_000},
+    ]
+    found = results_of(rows, "latency<20ms, parameters<10M", {"a": 91.0, "b": 88.0, "c": 70.0})
+    assert str(recommend(found)) == (
+        "Nothing compared here stays within latency<20ms, parameters<10M; nearest is c at 224² with median latency "
+        "21 ms, parameters 10.6 M, which breaks parameters<10M most."
+    )
+    apart = [{**ROWS[0], "latency_ms_p50": None}, ROWS[1]]
+    assert "no network was measured in all of these" in str(recommend(results_of(apart, "latency<20ms, memory<1GiB")))
+
+
+@pytest.mark.parametrize(
+    ("lead", "told"), [((1.0, 1.1, 0.9, 1.0, 1.2, 0.8), True), ((9.0, -8.0), False), ((1.0,), False)]
+)
+def test_a_lead_within_chance_is_said(lead: tuple[float, ...], told: bool) -> None:
+    found = results_of(ROWS, "latency<50ms", {"resnet50": 91.0, "convnext_tiny": 88.0})
+    trials = [{"model": "convnext_tiny", "seed": seed, "top1": 80.0} for seed in range(6)]
+    trials += [{"model": "resnet50", "seed": seed, "top1": 80 + ahead} for seed, ahead in enumerate(lead)]
+    assert found.accuracy is not None
+    said = str(recommend(replace(found, accuracy=replace(found.accuracy, trials=tuple(trials)))))
+    assert "take resnet50" in said
+    words = "; its lead over the next, convnext_tiny (88.00 %), cannot be told from chance with"
+    assert (words in said) == (not told)
+    assert said.count(". ") == 0
 
 
 @pytest.mark.parametrize("budget", ["fast", "latency>20ms", "latency<20", "latency<20ms,", "speed<3", "macs<5GiB", ""])

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import nextify
 from nextify.cli import main
 from nextify.compare import search_report
 from nextify.compare.budget import BudgetError, limits
-from nextify.compare.designs import AIM, drawn, family, grown, near, used
+from nextify.compare.designs import AIM, Candidate, drawn, family, grown, near, used
 from nextify.compare.records import Row
 from nextify.compare.search import ETA, UNFIT, Search
 from nextify.compare.search_results import Settings
@@ -224,6 +225,56 @@ def test_a_finished_search_of_more_minutes_keeps_what_is_trained(made):
     longer = made(engine=more, minutes=0.6, alone=True).run()
     assert {job.key for job in first.trained if "final" not in job.key}.isdisjoint(job.key for job in more.trained)
     assert sum(t.arm == "search" for t in longer.tried) > sum(t.arm == "search" for t in found.tried)
+
+
+@pytest.fixture
+def members(monkeypatch):
+    """The families: TINY in seven widths."""
+    designs = [TINY.with_(widths=tuple(width + 4 * i for width in TINY.widths)) for i in range(7)]
+    found = [Candidate(f"member{i}@tiny", "member", design, cheap(design), 0.5) for i, design in enumerate(designs)]
+    monkeypatch.setattr(nextify.compare.search, "family", lambda *given: iter(found))
+    return found
+
+
+def test_members_without_time_are_told_and_not_always_the_same_ones(made, members, tmp_path):
+    left = []
+    for seed in range(4):
+        found = made(f"seed{seed}", minutes=0.02, seed=seed).run()
+        trained = {t.candidate.name for t in found.tried if t.arm == "family" and t.epochs}
+        assert {*found.left_out} == {each.name for each in members} - trained
+        said = f"There was no time to train {len(found.left_out)} of the 7 family members within the budget"
+        assert said in " ".join(search_report.notes(found))
+        assert found.to_dict()["members_left_out"] == found.left_out
+        assert made(f"seed{seed}", minutes=0.02, seed=seed).run().left_out == found.left_out
+        left.append(frozenset(found.left_out))
+    assert all(left)
+    assert len({*left}) > 1
+    found = made("seed0", minutes=2.0).run()
+    assert found.left_out == []
+    assert "no time" not in " ".join(search_report.notes(found))
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_a_winner_that_is_a_member_is_not_compared_with_the_families(made, members, only):
+    assert made("before").run().finals[2].statistics.comparison is not None
+    twin = replace(made("before").run().winner, name="twin@tiny")
+    members[:] = [twin] if only else [*members, twin]
+    found = made("again").run()
+    assert found.winner.design == twin.design
+    final = found.finals[2]
+    assert (final.arm, final.member, final.statistics.comparison) == ("family", "twin@tiny", None)
+    assert found.finals[1].statistics.comparison is not None
+    said = "The winner is the family member twin@tiny, so it is not compared with the families"
+    said += "." if final.candidate.design == twin.design else "; the table shows the best of the other members."
+    assert said in search_report.notes(found)
+    assert "| winner is a member |" in search_report.markdown(found)
+
+
+def test_a_limit_with_an_equals_sign_may_be_used_up():
+    row = cheap(TINY)
+    assert used(row, limits(f"macs<={row.macs}")) == 1
+    assert used(row, limits(f"macs<{row.macs}")) > 1
+    assert used(row, limits(f"macs<{row.macs + 1}")) < 1
 
 
 def test_another_search_in_the_same_folder_is_refused(made):

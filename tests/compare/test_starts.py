@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nextify.cli import main
-from nextify.compare.starts import Start, _linear, advise, consequence, folds_of, permitted
-from nextify.data import DataError, Images
+from nextify.compare.starts import Probed, Start, _linear, advise, consequence, folds_of, permitted
+from nextify.data import DataError, Images, open_images
 from nextify.study.statistics import corrected_interval
 from tests.helpers import Captured, tiny_bundle
 
@@ -137,6 +137,21 @@ def test_the_command_ranks_and_leaves_licences_out(
     assert (only["recipe"], found["images"]) == ("finetune_small", 48)
     assert "theirs is left out: its licence is cc-by-nc-4.0" in found["left_out"][0]
     assert "nothing to choose" in found["advice"]
+    assert found["notes"] == []
+
+
+@pytest.mark.parametrize("learned", ["shapes (train)", "others"])
+def test_weights_that_may_have_seen_the_images_are_noted_in_json_too(
+    capsys: Captured, shapes: Path, monkeypatch: pytest.MonkeyPatch, learned: str
+) -> None:
+    scores = ((50.0, 60.0, 70.0), (50.0, 60.0, 70.0))
+    name = open_images(shapes).name
+    probed = Probed("mine", "convnext_atto", "yours", "", 1, 1, 16, *scores, "", learned.replace("shapes", name), 1.0)
+    monkeypatch.setattr("nextify.cli.starting.probe_starts", lambda *given, **options: [probed])
+    assert main(["starts", "fresh:convnext_atto", "--data", str(shapes), "--json", *HERE]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert notes == ([f"mine learned data called {name}: if it saw these images, it looks better here than it is"]
+                     if learned != "others" else [])  # fmt: skip
 
 
 def test_what_fails_in_the_middle_is_one_line(

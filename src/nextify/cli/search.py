@@ -30,8 +30,8 @@ class Options:
     out: common.Folder = None
     """Folder of the search. Default: runs/search-DATA-SCALE-BUDGET."""
     minutes: Annotated[float, Range(above=0, most=10**7)] = 60.0
-    """Minutes of the search. Random search takes as long again, the families at most as long, and the final runs
-    come on top."""
+    """Minutes of the search. Random search and the families each take about as long again, and the final runs come
+    on top."""
     alone: Annotated[bool, common.UNSET] = False
     """Search only, without random search and the families."""
     epochs: common.Count = None
@@ -39,7 +39,7 @@ class Options:
     seeds: Annotated[int, Range(least=1, most=1000)] = 3
     """Final training runs of each winner, paired by seed."""
     seed: common.Seed = 0
-    """Seed of the random designs, and of the runs that choose between them."""
+    """Seed of the random designs, of the order of the families, and of the runs that choose between them."""
     scale: common.Scale = "tiny"
     """Depths and stems to start from; the widths follow from the budget."""
     image_size: common.ImageSide = None

@@ -71,7 +71,7 @@ def _announce(console: Console, made: Search) -> None:
         soft_wrap=True,
     )
     say(console, (*images.warnings, *images.notes))
-    rest = "" if given.alone else "; then random search as long again, the families at most as long, and"
+    rest = "" if given.alone else "; then random search and the families, each about as long again, and"
     console.print(
         f"about {given.minutes:g} min of search{rest or ', then'} {plural(given.seeds, 'training run')} of each winner"
     )

@@ -43,12 +43,15 @@ def run_starts(options: Options) -> int:
     used = min(options.images, len(images.train))
     one_image = 100 * options.folds / used  # in percent of a fold
     advice = advise({probed.source: probed.tuned for probed in found}, one_image)
+    known = [probed.source for probed in found if probed.data.removesuffix(" (train)") == images.name]
+    seen = [f"{source} learned data called {images.name}: if it saw these images, it looks better here than it is"
+            for source in known]  # fmt: skip
     if options.json:
         differences = {source: dict(zip(("mean", "low", "high"), found, strict=True))
                   for source, found in advice.differences.items()}  # fmt: skip
         content = {"data": images.name, "images": used, "folds": options.folds, "epochs": options.epochs,
                    "starts": [asdict(probed) for probed in found], "best": advice.best, "differences": differences,
-                   "advice": advice.text(), "left_out": left_out}  # fmt: skip
+                   "advice": advice.text(), "left_out": left_out, "notes": seen}  # fmt: skip
         print_json(content)
         return 0
     rows = []
@@ -67,9 +70,6 @@ def run_starts(options: Options) -> int:
     print_columns(header, rows)
     for licence, meaning in {probed.licence: probed.consequence for probed in found}.items():
         print(f"{licence}: {meaning}")
-    known = [probed.source for probed in found if probed.data.removesuffix(" (train)") == images.name]
-    seen = [f"{source} learned data called {images.name}: if it saw these images, it looks better here than it is"
-            for source in known]  # fmt: skip
     note(*left_out, *seen)
     together = ", those of the differences for all pairs together" if len(found) > 1 else ""
     more = f"; --images {min(4 * used, len(images.train))} would tell more" if used < len(images.train) else ""

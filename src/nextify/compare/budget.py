@@ -6,12 +6,15 @@ sentence says which. No torch, so that the command line refuses at once what is 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nextify.report.text import count, percent
+from nextify.study.statistics import conclude
+from nextify.system.text import plural
 from nextify.tasks.metric_specs import ACCURACY
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ QUANTITIES = {
 """Throughput is that of the largest batch, memory the peak of inference in that batch."""
 SEARCHED = ("latency", "macs", "parameters")
 """What a search can be limited by."""
-_LIMIT = re.compile(r"\s*([a-z]+)\s*([<>])=?\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([a-zA-Zµ/]*)\s*")
+_LIMIT = re.compile(r"\s*([a-z]+)\s*([<>])(=?)\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([a-zA-Zµ/]*)\s*")
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,19 @@ class Limit:
     name: str
     value: float
     said: str
+    inclusive: bool = False
+    """Written with ``=``: a network may take all of it."""
 
-    def excess(self, row: Row) -> float | None:
-        """How far the row is outside the limit, in the row's unit; below 0 it is within. None: it was not measured."""
+    def share(self, row: Row) -> float | None:
+        """What the row takes of the limit: 1 or less keeps it, 2 is twice too much. None: it was not measured."""
         quantity = QUANTITIES[self.name]
         found: float | None = getattr(row, quantity.key)
-        return found and (found - self.value) * (1 if quantity.sign == "<" else -1)
+        if found is None:
+            return None
+        part, whole = (found, self.value) if quantity.sign == "<" else (self.value, found)
+        if math.isclose(part, whole, rel_tol=1e-9):  # 28.59 * 1e6 may be off by its last bit
+            return 1.0 if self.inclusive else math.nextafter(1, 2)
+        return part / whole if whole else math.inf
 
     def shown(self, row: Row) -> str:
         """``median latency 18.3 ms``."""
@@ -84,7 +94,7 @@ def read(expression: str) -> tuple[Limit, ...]:
         found = _LIMIT.fullmatch(part)
         if found is None or found[1] not in QUANTITIES:
             raise BudgetError(f"--budget cannot be read at {part.strip()!r}; examples: {EXAMPLES}")
-        name, sign, number, unit = found.groups()
+        name, sign, equal, number, unit = found.groups()
         quantity = QUANTITIES[name]
         if sign != quantity.sign:
             raise BudgetError(f"--budget limits {name} by {quantity.sign}, not {sign}; examples: {EXAMPLES}")
@@ -93,7 +103,7 @@ def read(expression: str) -> tuple[Limit, ...]:
             raise BudgetError(
                 f"--budget knows {name} in {units}, not in {unit or 'bare numbers'}; examples: {EXAMPLES}"
             )
-        limits.append(Limit(name, float(number) * quantity.units[unit], part.strip()))
+        limits.append(Limit(name, float(number) * quantity.units[unit], part.strip(), bool(equal)))
     return tuple(limits)
 
 
@@ -123,21 +133,42 @@ def recommend(results: Results) -> str | None:
             f"Within {said}, nothing can be recommended: no accuracy is known at the sizes compared; give --data, or "
             "compare networks that the paper prints at 224 or 384 pixels."
         )
-    excess = {limit: [(e, row) for row, _ in found if (e := limit.excess(row)) is not None] for limit in limits}
-    if unknown := [limit.name for limit in limits if not excess[limit]]:
+    if unknown := [limit.name for limit in limits if all(limit.share(row) is None for row, _ in found)]:
         return f"Within {said}, nothing can be recommended: this run did not measure {' and '.join(unknown)}."
-    fitting = [(value, row) for row, value in found if all((e := x.excess(row)) is not None and e < 0 for x in limits)]
-    if fitting:
-        value, row = max(fitting, key=lambda f: f[0])
-        figures = ", ".join(limit.shown(row) for limit in limits)
-        where = _source(results, row.model)
-        return f"Within {said}, take {row.model} at {row.image_size}²: {percent(value)} % {where}, with {figures}."
-    broken = next((limit for limit in limits if all(e >= 0 for e, _ in excess[limit])), limits[0])
-    nearest = min(excess[broken], key=lambda e: e[0])[1]
-    return (
-        f"Nothing compared here stays within {said}; nearest by {broken.name} is {nearest.model} at "
-        f"{nearest.image_size}² with {broken.shown(nearest)}."
-    )
+    measured = [(worst, value, row) for row, value in found if (worst := _worst(row, limits))]
+    if not measured:
+        return f"Within {said}, nothing can be recommended: no network was measured in all of these."
+    (share, broken), _, nearest = min(measured, key=lambda each: each[0][0])
+    if share > 1:
+        figures = ", ".join(limit.shown(nearest) for limit in limits)
+        most = f", which breaks {broken.said} most" if len(limits) > 1 else ""
+        return (
+            f"Nothing compared here stays within {said}; nearest is {nearest.model} at {nearest.image_size}² with "
+            f"{figures}{most}."
+        )
+    fitting = [(value, row) for (share, _), value, row in measured if share <= 1]
+    (value, row), *others = sorted(fitting, key=lambda each: -each[0])
+    figures = ", ".join(limit.shown(row) for limit in limits)
+    where, lead = _source(results, row.model), _lead(results, row.model, *others[0]) if others else ""
+    return f"Within {said}, take {row.model} at {row.image_size}²: {percent(value)} % {where}, with {figures}{lead}."
+
+
+def _worst(row: Row, limits: Sequence[Limit]) -> tuple[float, Limit] | None:
+    """The largest share that a network takes of a limit, and of which; None where one was not measured."""
+    shares = [(share, limit) for limit in limits if (share := limit.share(row)) is not None]
+    return max(shares, key=lambda each: each[0]) if len(shares) == len(limits) else None
+
+
+def _lead(results: Results, best: str, value: float, rival: Row) -> str:
+    """That the paired seeds cannot tell the ``best`` from the ``rival`` that comes next, where they cannot."""
+    values: dict[str, dict[int, float | None]] = {}
+    for trial in results.accuracy.trials if results.accuracy else ():
+        values.setdefault(trial["model"], {})[trial["seed"]] = trial.get(ACCURACY[0].key)
+    found = conclude(values, {best: rival.model})[best].comparison
+    if found is None or not found.n or found.verdict != "no conclusion":
+        return ""
+    seeds = plural(found.n, "paired seed")
+    return f"; its lead over the next, {rival.model} ({percent(value)} %), cannot be told from chance with {seeds}"
 
 
 def _source(results: Results, model: str) -> str:

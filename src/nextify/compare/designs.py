@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 
 from nextify.compare import entries
-from nextify.compare.budget import QUANTITIES, Limit
+from nextify.compare.budget import Limit
 from nextify.compare.measure import MOST_CALLS
 from nextify.compare.records import Row
 from nextify.compare.settings import SHORTEST_TIMED
@@ -57,7 +57,7 @@ class Candidate:
 
 def used(row: Row, within: Sequence[Limit]) -> float:
     """The largest share that a network takes of a limit."""
-    return max((getattr(row, QUANTITIES[limit.name].key) or 0) / limit.value for limit in within)
+    return max(limit.share(row) or 0 for limit in within)
 
 
 def measured(

@@ -196,7 +196,9 @@ class Search:
         steps = self.epochs * self._prepared(self.images, self.epochs).steps_per_epoch
         own = self.tried.setdefault(arm, [])
         if arm == "family" and not own:
-            own += family(self.image_size, steps, self._cost, self.limits)
+            members = list(family(self.image_size, steps, self._cost, self.limits))
+            # In a random order, or whenever time is short the same members would be left out.
+            own += (members[i] for i in np.random.default_rng(self.settings.seed).permutation(len(members)))
             self._keep()
         yield from (each for each in own if each.used <= 1)
         if arm == "family":
@@ -292,13 +294,14 @@ class Search:
         took = {arm: self._seconds(self.tried[arm], *self.rungs) for arm in chosen}
         results = {arm: [final.outcomes.get(p.folder) for p in planned] for arm, planned in trials.items()}
         own = results["search"][0]
+        same = (each.name for each in self.tried.get("family", ()) if each.design == winner.design)
         if isinstance(own, Result):
             link_latest(own.bundle)
         return Found(
             *(self.settings, study_data(self.images), self.image_size, self.rungs, len(self.validated.test)),
             *(ACCURACY[0].title, self.threads, self.side_by_side),
             tried=tuple(self._tried(arm, each) for arm in self.tried for each in self.tried[arm]),
-            finals=_finals(chosen, results, latency, took, len(self.images.test)),
+            finals=_finals(chosen, results, latency, took, len(self.images.test), next(same, None)),
             bundle=own.bundle if isinstance(own, Result) else None,
             bundle_accuracy=own.main if isinstance(own, Result) else None,
             command=self.command,
@@ -338,16 +341,17 @@ def _finals(
     latency: Mapping[str, Sequence[float]],
     seconds: Mapping[str, float],
     test_images: int,
+    member: str | None,
 ) -> tuple[Final, ...]:
     """The winner of each arm, with what the search's is worth against it, for new seeds and images, Holm's correction
-    over both."""
+    over both. A winner that is itself a ``member`` of the families is not compared with them."""
     values: dict[str, dict[int, float | None]] = {}
     scores: dict[str, dict[int, Any]] = {}
     for arm, outcomes in results.items():
         done = {seed: each for seed, each in enumerate(outcomes) if isinstance(each, Result)}
         values[arm] = {seed: each.main for seed, each in done.items()}
         scores[arm] = {seed: found for seed, each in done.items() if (found := each.image_scores) is not None}
-    rivals = {f"over {arm}": arm for arm in chosen if arm != "search"}
+    rivals = {f"over {arm}": arm for arm in chosen if arm != "search" and not (arm == "family" and member)}
     for over in rivals:
         values[over], scores[over] = values["search"], scores["search"]
     names = {over: f"“{WORDS[arm]} → {WORDS['search']}”" for over, arm in rivals.items()}
@@ -361,6 +365,7 @@ def _finals(
             ),
             tuple(values[arm].get(seed) for seed in range(len(results[arm]))),
             *(tuple(latency[arm]), seconds[arm]),
+            member=member if arm == "family" else None,
         )
         for arm, candidate in chosen.items()
     )

@@ -8,6 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from nextify.compare.budget import QUANTITIES, limits
+from nextify.compare.designs import Candidate
 from nextify.compare.figures import front
 from nextify.compare.search_results import WORDS, Final, Found, Tried
 from nextify.report import text
@@ -31,7 +32,7 @@ LISTED = 12
 def _change(final: Final) -> str:
     found = final.statistics.comparison
     if found is None:
-        return text.ABSENT
+        return "winner is a member" if final.member else text.ABSENT
     ends = found.crossed.interval() if found.crossed else (found.low, found.high)
     return f"{text.signed(found.change)} {text.interval(*ends)}".strip()
 
@@ -111,6 +112,7 @@ def notes(found: Found) -> list[str]:
     """What was found, in words, and what the figures mean."""
     given, place = found.settings, found.environment
     said = [f.statistics.comparison.conclusion for f in found.finals if f.statistics.comparison]
+    said += [_same(f, found.winner) for f in found.finals if f.member]
     trained = {arm: [t for t in found.tried if t.arm == arm and t.epochs] for arm in WORDS}
     over = sum(t.candidate.used > 1 for t in found.tried)
     said.append(
@@ -122,6 +124,11 @@ def notes(found: Found) -> list[str]:
             f"Random search trained {plural(len(trained['random']), 'design')} for {found.rungs[-1]} epochs, for at "
             f"least as long in total; {plural(len(trained['family']), 'member')} of the families were halved as "
             f"in the search."
+        )
+    if left := found.left_out:
+        said.append(
+            f"There was no time to train {len(left)} of the {plural(len(found.members), 'family member')} within the "
+            f"budget: more --minutes trains more of them."
         )
     said += [
         f"Designs were judged on {found.validation_images:,} validation images held out of the training images. The "
@@ -137,6 +144,12 @@ def notes(found: Found) -> list[str]:
         names = text.listing([WORDS[f.arm] for f in late])
         said.append(f"Measured again in turn, {names} took longer than the budget: other work is slowing this machine.")
     return said
+
+
+def _same(family: Final, winner: Candidate) -> str:
+    """That the winner is a member of the families, in place of a difference to them."""
+    others = "" if family.candidate.design == winner.design else "; the table shows the best of the other members"
+    return f"The winner is the family member {family.member}, so it is not compared with the families{others}."
 
 
 def figure(found: Found) -> Figure:

@@ -21,7 +21,7 @@ class Settings:
 
     budget: str
     minutes: Annotated[float, Range(above=0, most=10**7)] = 60.0
-    """Of the search; random search takes as long again, and the families at most."""
+    """Of the search; random search and the families each take about as long again."""
     epochs: int | None = None
     """Of the last rung and of the final trainings; None takes the scale's."""
     seeds: Annotated[int, Range(least=1, most=1000)] = 3
@@ -48,7 +48,7 @@ class Tried:
     arm: str
     candidate: Candidate
     epochs: int = 0
-    """Of its longest training; 0 for one that takes too much, or failed."""
+    """Of its longest training; 0 for one that takes too much, failed, or was left out for lack of time."""
     accuracy: float | None = None
     """Of that training on the validation images, percent."""
     seconds: float = 0.0
@@ -70,6 +70,8 @@ class Final:
     """Medians of the rounds in which the winners were measured in turn."""
     seconds: float
     """That the arm's trainings took, together, before it was chosen."""
+    member: str | None = None
+    """Of the families: the member whose design the search's winner has, in place of a comparison."""
 
 
 @dataclass(frozen=True)
@@ -99,5 +101,15 @@ class Found:
     def winner(self) -> Candidate:
         return self.finals[0].candidate
 
+    @property
+    def members(self) -> list[Tried]:
+        """The members of the families within the budget."""
+        return [t for t in self.tried if t.arm == "family" and t.candidate.used <= 1 and not self.settings.alone]
+
+    @property
+    def left_out(self) -> list[str]:
+        """The members that there was no time to train."""
+        return [t.candidate.name for t in self.members if not t.epochs and t.error is None]
+
     def to_dict(self) -> Json:
-        return {**finite(self), "schema": 1}
+        return {**finite(self), "members_left_out": self.left_out, "schema": 1}
