@@ -12,6 +12,7 @@ import pytest
 from nextify.cli import main
 from nextify.compare.starts import Probed, Start, _linear, advise, consequence, folds_of, permitted
 from nextify.data import DataError, Images, open_images
+from nextify.data.preflight import split_csv
 from nextify.study.statistics import corrected_interval
 from tests.helpers import Captured, tiny_bundle
 
@@ -152,6 +153,19 @@ def test_weights_that_may_have_seen_the_images_are_noted_in_json_too(
     notes = json.loads(capsys.readouterr().out)["notes"]
     assert notes == ([f"mine learned data called {name}: if it saw these images, it looks better here than it is"]
                      if learned != "others" else [])  # fmt: skip
+
+
+def test_weights_that_have_seen_the_images_are_noted(
+    capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = str(tiny_bundle(tmp_path / "bundle", ("blue", "green", "red"), 16, 1.0))
+    (tmp_path / "split.csv").write_text(split_csv(open_images(shapes)))
+    scores = ((50.0, 60.0, 70.0), (50.0, 60.0, 70.0))
+    probed = Probed(mine, "convnext_atto", "yours", "", 1, 1, 16, *scores, "", "others", 1.0)
+    monkeypatch.setattr("nextify.cli.starting.probe_starts", lambda *given, **options: [probed])
+    assert main(["starts", mine, "--data", str(shapes), "--json", *HERE]) == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert "was trained on 48 of these 48 images, so it looks better here than it is" in note
 
 
 def test_what_fails_in_the_middle_is_one_line(

@@ -9,8 +9,9 @@ from rich.console import Console
 from nextify.cli.printing import note, print_columns, print_json, unlogged
 from nextify.cli.progress import read_images
 from nextify.cli.starts import Options
-from nextify.compare.starts import advise, find_start, permitted, probe_starts
-from nextify.data.images import check_pictures
+from nextify.compare.starts import Probed, advise, find_start, permitted, probe_starts
+from nextify.data.images import Images, check_pictures
+from nextify.evaluation.seen import seen_in_training
 from nextify.report.text import count, duration
 from nextify.study.statistics import corrected_interval
 from nextify.system.text import plural
@@ -43,9 +44,7 @@ def run_starts(options: Options) -> int:
     used = min(options.images, len(images.train))
     one_image = 100 * options.folds / used  # in percent of a fold
     advice = advise({probed.source: probed.tuned for probed in found}, one_image)
-    known = [probed.source for probed in found if probed.data.removesuffix(" (train)") == images.name]
-    seen = [f"{source} learned data called {images.name}: if it saw these images, it looks better here than it is"
-            for source in known]  # fmt: skip
+    seen = [said for probed in found if (said := _seen(probed, images))]
     if options.json:
         differences = {source: dict(zip(("mean", "low", "high"), found, strict=True))
                   for source, found in advice.differences.items()}  # fmt: skip
@@ -79,3 +78,14 @@ def run_starts(options: Options) -> int:
         f"learn fast; a long one may reverse the order"
     )
     return 0
+
+
+def _seen(probed: Probed, images: Images) -> str:
+    """What to say of a start that has seen the images, or may have; else nothing."""
+    if among := seen_in_training(probed.source, [images.train]):
+        there = plural(len(images.train), "image")
+        return f"{probed.source} was trained on {among:,} of these {there}, so it looks better here than it is"
+    if probed.data.removesuffix(" (train)") == images.name:
+        called = f"{probed.source} learned data called {images.name}"
+        return f"{called}: if it saw these images, it looks better here than it is"
+    return ""
