@@ -163,7 +163,7 @@ def test_weights_that_have_seen_the_images_are_noted(
     scores = ((50.0, 60.0, 70.0), (50.0, 60.0, 70.0))
     probed = Probed(mine, "convnext_atto", "yours", "", 1, 1, 16, *scores, "", "others", 1.0)
     monkeypatch.setattr("nextify.cli.starting.probe_starts", lambda *given, **options: [probed])
-    assert main(["starts", mine, "--data", str(shapes), "--json", *HERE]) == 0
+    assert main(["starts", "fresh:convnext_atto", "--data", str(shapes), "--json", *HERE]) == 0
     (note,) = json.loads(capsys.readouterr().out)["notes"]
     assert "was trained on 48 of these 48 images, so it looks better here than it is" in note
 
