@@ -159,13 +159,15 @@ def test_weights_that_have_seen_the_images_are_noted(
     capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = str(tiny_bundle(tmp_path / "bundle", ("blue", "green", "red"), 16, 1.0))
-    (tmp_path / "split.csv").write_text(split_csv(open_images(shapes)))
+    images = open_images(shapes)
+    (tmp_path / "split.csv").write_text(split_csv(images))
     scores = ((50.0, 60.0, 70.0), (50.0, 60.0, 70.0))
     probed = Probed(mine, "convnext_atto", "yours", "", 1, 1, 16, *scores, "", "others", 1.0)
     monkeypatch.setattr("nextify.cli.starting.probe_starts", lambda *given, **options: [probed])
     assert main(["starts", "fresh:convnext_atto", "--data", str(shapes), "--json", *HERE]) == 0
     (note,) = json.loads(capsys.readouterr().out)["notes"]
-    assert "was trained on 48 of these 48 images, so it looks better here than it is" in note
+    number = len(images.train)
+    assert f"was trained on {number} of these {number} images, so it looks better here than it is" in note
 
 
 def test_what_fails_in_the_middle_is_one_line(
