@@ -24,7 +24,7 @@ from nextify.data import DataError, Images, ImageSet, TestBatches, finish, open_
 from nextify.data.batches import divided
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
-from nextify.data.preflight import preflight
+from nextify.data.preflight import preflight, read_split
 from nextify.deploy.runners import predict
 from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.pictures import curves_picture
@@ -189,9 +189,8 @@ def test_a_temperature_is_fitted_on_images_that_were_not_trained_on(
     assert main(["train", *arguments]) == 0
     assert "95 % interval of top-1 " in capsys.readouterr().out
     (bundle,) = tmp_path.glob("*/bundle")
-    rows = (bundle.parent / "split.csv").read_text().splitlines()
-    parts = ("train", "calibration", "test")
-    assert [sum(row.endswith(f",{part}") for row in rows) for part in parts] == [540, 60, 1197]
+    parts = {part: len(rows) for part, rows in read_split(bundle.parent).items()}
+    assert parts == {"train": 540, "calibration": 60, "test": 1197}
     about = load_bundle(bundle).about
     assert about.recipe is not None
     assert about.temperature < 1  # after two epochs with mixed and smoothed labels
