@@ -1,10 +1,10 @@
 """ConvNeXt-T of nextify against timm, torchvision and Hugging Face transformers: images/s and peak memory.
 
-One process and the same images; the libraries take turns (A B C D A B C D …). Medians over the rounds, ratios round by
-round. A training step is forward, cross-entropy, backward and fused AdamW. Peak memory is the largest resident size of
-a process that does nothing else; on a CUDA device, the allocator's peak in a second step beyond what it held before.
-"Share of peak" is the multiply-adds of convolutions and linear layers (for training, three times the forward pass) over
-what a 2048³ matrix product reaches.
+One process, or with --apart one for each, and the same images; the libraries take turns (A B C D A B C D …). Medians
+over the rounds, ratios round by round. A training step is forward, cross-entropy, backward and fused AdamW. Peak memory
+is the largest resident size of a process that does nothing else; on a CUDA device, the allocator's peak in a second
+step beyond what it held before. "Share of peak" is the multiply-adds of convolutions and linear layers (for training,
+three times the forward pass) over what a 2048³ matrix product reaches.
 
 Command:  python benchmarks/models.py --batch 16 --rounds 5
 Results:  docs/benchmarks.md
@@ -32,6 +32,8 @@ from nextify.system.allocator import keep_freed_memory
 from nextify.system.environment import describe, resident_bytes, version
 
 LIBRARIES = ("nextify", "timm", "torchvision", "transformers")
+STEPS = 5
+"""Steps of a round with --apart."""
 MACS = nextify.macs(nextify.roadmap("resnet50")[-1].design)
 
 
@@ -106,14 +108,20 @@ def peak_memory_mib(library: str, training: bool, options: argparse.Namespace) -
         torch.cuda.reset_peak_memory_stats()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return in_own_process(library, training, options)[1]
+
+
+def in_own_process(library: str, training: bool, options: argparse.Namespace, steps: int = 0) -> tuple[float, float]:
+    """In a fresh process: the median seconds of a step, after two more, and the peak memory in MiB."""
     command = [sys.executable, __file__, "--one", library, "--batch", str(options.batch), "--precision"]
-    command += [options.precision, "--threads", str(options.threads)]
+    command += [options.precision, "--threads", str(options.threads), "--steps", str(steps)]
     command += ["--training"] if training else []
     command += ["--channels-last"] if options.channels_last else []
     command += ["--compiled"] if options.compiled else []
     command += ["--keep-memory"] if options.keep_memory else []
     command += ["--kernels", options.kernels]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    seconds, memory = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    return float(seconds), float(memory)
 
 
 def kernels_ms(run: Callable[[], None]) -> float:
@@ -131,7 +139,8 @@ def one(options: argparse.Namespace) -> None:
     run = runner(options.one, options.training, options)
     run()
     run()
-    print(resident_bytes()[1] / 2**20)
+    seconds = [timed(run, options.device, 1) for _ in range(options.steps)]
+    print(statistics.median(seconds or [0.0]), resident_bytes()[1] / 2**20)
 
 
 def main() -> None:
@@ -151,6 +160,10 @@ def main() -> None:
     parser.add_argument(
         "--keep-memory", action="store_true", help="let the C library keep freed memory, as our commands do"
     )
+    parser.add_argument(
+        "--apart", action="store_true", help="each library in a process of its own, in turns; a round is five steps"
+    )
+    parser.add_argument("--steps", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=("training", "inference"))
     parser.add_argument("--one", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--training", action="store_true", help=argparse.SUPPRESS)
@@ -175,13 +188,15 @@ def main() -> None:
     for training in (True, False):
         if options.only and training != (options.only == "training"):
             continue
-        runs = {library: runner(library, training, options) for library in LIBRARIES}
+        runs = {} if options.apart else {library: runner(library, training, options) for library in LIBRARIES}
         for run in runs.values():
             timed(run, options.device, 2)
         repeats = 10 if options.device == "cuda" else 1 if training or options.batch > 4 else 5
         seconds: dict[str, list[float]] = {library: [] for library in LIBRARIES}
         for _, library in itertools.product(range(options.rounds), LIBRARIES):
-            seconds[library].append(timed(runs[library], options.device, repeats))
+            run = runs.get(library)
+            took = timed(run, options.device, repeats) if run else in_own_process(library, training, options, STEPS)[0]
+            seconds[library].append(took)
         kernels = {library: kernels_ms(run) for library, run in runs.items()} if options.kernel_time else {}
         del runs
         print(f"{'training step' if training else 'inference'} (n = {options.rounds} rounds)")
