@@ -491,6 +491,8 @@ def test_a_bundle_is_recommended_by_the_cost_at_the_size_of_its_accuracy(
         settings = Preprocessing.from_crop_ratio(side, 1)
         about = About(design, 3, name="mine", classes=("blue", "green", "red"), preprocessing=settings)
         names.append(str(save_bundle(tmp_path / f"at{side}", create_model(design, 3).state_dict(), about)))
+    bundle = save_bundle(tmp_path / "bundle", create_model(design, 3).state_dict(), about)
+    assert [find(str(path)).model for path in (bundle, names[0])] == [str(bundle), "at16"]
     out = tmp_path / "out"
     arguments = ["compare", *names, "--data", str(folder), "--out", str(out), "--rounds", "1", "--threads", "1"]
     arguments += ["--batch-sizes", "1", "--training-batch-size", "2", "--device", "cpu", "--budget", "latency<10s"]

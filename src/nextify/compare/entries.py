@@ -67,7 +67,8 @@ def find(name: str) -> Model:
         label = re.sub(r"_\d{3}$", "", _known_to_timm(name).partition(".")[0])
         return Model(label, name, family(label), published_model(name))
     if is_path(name):
-        return Model(Path(name).resolve().name, name, family(_about(name).name or ""))
+        label = Path(name).resolve().name
+        return Model(name if label == "bundle" else label, name, family(_about(name).name or ""))
     plain, at, size = name.partition("@")
     if not at:
         find_design(name)
