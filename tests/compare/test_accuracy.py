@@ -333,6 +333,22 @@ def test_a_lead_within_chance_is_said(lead: tuple[float, ...], told: bool) -> No
     assert said.count(". ") == 0
 
 
+@pytest.mark.parametrize("best", ["resnet50", "convnext_tiny"])
+@pytest.mark.parametrize("verdict", ["higher", "no conclusion"])
+def test_a_lead_is_told_as_the_table_tells_it(best: str, verdict: str) -> None:
+    top1 = {"resnet50": 88.0, "convnext_tiny": 88.0, best: 91.0}
+    found = results_of(ROWS, "latency<50ms", top1)
+    assert found.accuracy is not None
+    rows = tuple(
+        replace(row, compared_with="convnext_tiny", verdict=verdict) if row.model == "resnet50" else row
+        for row in found.accuracy.rows
+    )
+    trials = [{"model": m, "seed": s, "top1": v} for m, v in top1.items() for s in range(3)]  # too few for their signs
+    said = str(recommend(replace(found, accuracy=replace(found.accuracy, rows=rows, trials=tuple(trials)))))
+    assert f"take {best}" in said
+    assert ("cannot be told from chance with 3 paired seeds" in said) == (verdict == "no conclusion")
+
+
 @pytest.mark.parametrize("budget", ["fast", "latency>20ms", "latency<20", "latency<20ms,", "speed<3", "macs<5GiB", ""])
 def test_a_budget_that_is_none_gives_examples(budget: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BudgetError, match="latency<20ms, throughput>100"):

@@ -28,7 +28,7 @@ from nextify.fitting.fit import fit_recipe
 from nextify.networks.foreign import build, timm_network
 from nextify.paper.design import RESNET50
 from nextify.paper.recipe import RECIPES, Recipe
-from nextify.study.conclusions import study_data
+from nextify.study.conclusions import study_data, values_and_scores
 from nextify.study.plan import PlanError, PlannedTrial
 from nextify.study.results import finite, named
 from nextify.study.statistics import binomial_standard_error, conclude, confidence_interval
@@ -37,7 +37,6 @@ from nextify.system.files import parse_json, write_json_atomic
 from nextify.system.text import several
 from nextify.tasks.classification import Classification, Hits
 from nextify.tasks.metric_specs import ACCURACY
-from nextify.training.result import Result
 from nextify.training.trial import Data, Trial
 from nextify.weights import About, Loaded, WeightsError, load, read_weights
 from nextify.weights.class_names import class_names, names_beside
@@ -140,13 +139,11 @@ def accuracy_results(
     """Collect the accuracies of trained and evaluated networks, in the plan's order."""
     labels = {step_name(entry): entry.model for entry in plan.entries}
     trials = [replace(trainings.trial(planned), step=labels[planned.step]) for planned in plan.trials]
-    metric, values = ACCURACY[0], dict[str, dict[int, float | None]]()
-    scores: dict[str, dict[int, Any]] = {}
-    for planned, trial in zip(plan.trials, trials, strict=True):
-        values.setdefault(trial.step, {})[trial.seed] = trial.metrics.get(metric.key)
-        outcome = trainings.outcomes.get(planned.folder)
-        if isinstance(outcome, Result) and (found := outcome.image_scores) is not None:
-            scores.setdefault(trial.step, {})[trial.seed] = found
+    metric = ACCURACY[0]
+    found, scored = values_and_scores(plan.trials, trainings.outcomes, metric)
+    steps = dict.fromkeys(planned.step for planned in plan.trials)
+    values = {labels[step]: found.get(step, {}) for step in steps}
+    scores = {labels[step]: scored.get(step, {}) for step in steps}
     base, tests = reference(list(values)) if values else None, len(images.test)
     references = {m: None if m == base else base for m in values}
     names = {m: f"“{base} → {m}”" for m in values}

@@ -160,14 +160,23 @@ def _worst(row: Row, limits: Sequence[Limit]) -> tuple[float, Limit] | None:
 
 
 def _lead(results: Results, best: str, value: float, rival: Row) -> str:
-    """That the paired seeds cannot tell the ``best`` from the ``rival`` that comes next, where they cannot."""
-    values: dict[str, dict[int, float | None]] = {}
-    for trial in results.accuracy.trials if results.accuracy else ():
-        values.setdefault(trial["model"], {})[trial["seed"]] = trial.get(ACCURACY[0].key)
-    found = conclude(values, {best: rival.model})[best].comparison
-    if found is None or not found.n or found.verdict != "no conclusion":
+    """That the ``best`` cannot be told from the ``rival`` that comes next, where it cannot: by the table's verdict if
+    it compares these two, else by the signs of the paired seeds."""
+    if results.accuracy is None:
         return ""
-    seeds = plural(found.n, "paired seed")
+    rows, pair = {row.model: row for row in results.accuracy.rows}, {best, rival.model}
+    told = next((row for row in map(rows.get, pair) if row and {row.model, row.compared_with} == pair), None)
+    if told is not None:
+        verdict, n = told.verdict, told.n
+    else:
+        values: dict[str, dict[int, float | None]] = {}
+        for trial in results.accuracy.trials:
+            values.setdefault(trial["model"], {})[trial["seed"]] = trial.get(ACCURACY[0].key)
+        found = conclude(values, {best: rival.model})[best].comparison
+        verdict, n = (found.verdict, found.n) if found else (None, 0)
+    if not n or verdict != "no conclusion":
+        return ""
+    seeds = plural(n, "paired seed")
     return f"; its lead over the next, {rival.model} ({percent(value)} %), cannot be told from chance with {seeds}"
 
 

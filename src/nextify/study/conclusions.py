@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, assert_never
 
@@ -28,6 +28,7 @@ from nextify.study.results import (
 )
 from nextify.study.statistics import StepStatistics, conclude
 from nextify.system.device import gpu_name
+from nextify.tasks.metric_specs import MetricSpec
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.result import Result
 from nextify.training.trial import Data
@@ -71,14 +72,7 @@ def study_conclusions(study: Study) -> dict[str, StepStatistics]:
     """What follows from the trials that have ended."""
     plan, first, seeds = study.plan, study.first_look, study.plan.seeds
     metric = study.metrics[0]
-    found: dict[str, dict[int, float | None]] = {}
-    scores: dict[str, dict[int, npt.NDArray[np.bool_] | npt.NDArray[np.float64]]] = {}
-    for planned in plan.trials:
-        outcome = study.outcomes.get(planned.folder)
-        if isinstance(outcome, Result):
-            found.setdefault(planned.step, {})[planned.trial.seed] = outcome.metrics[metric.key]
-            if (images := outcome.image_scores) is not None:
-                scores.setdefault(planned.step, {})[planned.trial.seed] = images
+    found, scores = values_and_scores(plan.trials, study.outcomes, metric)
     references = {row.row.name: row.compared_with for row in plan.rows}
     shares = {}
     if first is not None:
@@ -86,6 +80,21 @@ def study_conclusions(study: Study) -> dict[str, StepStatistics]:
     names = {row.row.name: row.row.title for row in plan.rows}
     tests = len(study.images.test) if metric.share_of_images else None
     return conclude(found, references, test_images=tests, scores=scores, shares=shares, names=names, metric=metric)
+
+
+def values_and_scores(
+    trials: Sequence[PlannedTrial], outcomes: Mapping[str, Result | Failed], metric: MetricSpec
+) -> tuple[dict[str, dict[int, float | None]], dict[str, dict[int, npt.NDArray[np.bool_] | npt.NDArray[np.float64]]]]:
+    """What ``conclude`` takes of the trials that have ended, by step and seed: the metric, and the images' scores."""
+    found: dict[str, dict[int, float | None]] = {}
+    scores: dict[str, dict[int, npt.NDArray[np.bool_] | npt.NDArray[np.float64]]] = {}
+    for planned in trials:
+        outcome = outcomes.get(planned.folder)
+        if isinstance(outcome, Result):
+            found.setdefault(planned.step, {})[planned.trial.seed] = outcome.metrics[metric.key]
+            if (images := outcome.image_scores) is not None:
+                scores.setdefault(planned.step, {})[planned.trial.seed] = images
+    return found, scores
 
 
 def study_data(images: AnyImages) -> StudyData:

@@ -4,11 +4,10 @@ Format: https://github.com/webdataset/webdataset, where a member's key ends at t
 dot may also stand in a key. The headers are gone through once, and images then read at their offsets.
 """
 
-import functools
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +27,13 @@ _BLOCK = 512
 _Label = str | int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Said:
     """What a ``.cls`` or ``.json`` says of its image."""
 
     label: _Label = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """The fields of JSON that say its split or group."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """The fields of JSON that say its split or group, by name."""
     others: frozenset[str] = frozenset()
     """Names of its other fields."""
 
@@ -68,21 +67,19 @@ def list_tar(shards: Shards, splitting: Splitting) -> Found:
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     told: list[Said] = []
+    different: dict[Said, Said] = {}  # a large data set says the same of many images
     train_count = 0
     left = {reason: list(files) for reason, files in shards.left_out.items()}
     for number, (shard, path) in enumerate(zip(shards.files, shards.paths, strict=True)):
         for member, said in _samples(path, shard, left):
             names.append(f"{shard}/{member.name}")
             places.append((number, member.offset_data, member.size))
-            told.append(said)
+            told.append(different.setdefault(said, said))
         if number < shards.train_files:
             train_count = len(names)
-    columns = {
-        column: [said.columns.get(column, "") for said in told]
-        for column in (*DIVIDING, *GROUP)
-        if any(column in said.columns for said in told)
-    }
-    groups, others = groups_in(columns), {name for said in told for name in said.others}
+    stated = {name for said in different for name, _ in said.columns}
+    columns = {name: [dict(said.columns).get(name, "") for said in told] for name in stated}
+    groups, others = groups_in(columns), {name for said in different for name in said.others}
     found = Found(
         where=shards.where,
         images=TarMembers(shards.root, shards.files, tuple(names), np.array(places, np.int64).reshape(-1, 3)),
@@ -101,8 +98,7 @@ def list_tar(shards: Shards, splitting: Splitting) -> Found:
 
 def _remedy(names: Sequence[str], told: Sequence[Said]) -> str:
     """What to do about images without a label."""
-    folders = {name.rpartition("/")[0] for name in names}
-    if len(folders) > 1 and all(said.label is None for said in told):
+    if all(said.label is None for said in told) and len({name.rpartition("/")[0] for name in names}) > 1:
         return "if the folders in it are the classes, unpack it (tar xf) and give the folder; else add KEY.cls to each"
     return 'add KEY.cls, or KEY.json with "label", next to each image (such as 1.jpg and 1.cls)'
 
@@ -128,9 +124,11 @@ def _samples(path: Path, shard: str, left: dict[str, list[str]]) -> list[tuple[t
                 elif extension in ("cls", "json") and key:
                     held = archive.extractfile(member)
                     assert held is not None
-                    own, before = _said(held.read(), extension, f"{path.name}/{member.name}"), told.get(key, Said())
-                    label = own.label if extension == "cls" or before.label is None else before.label
-                    told[key] = Said(label, {**before.columns, **own.columns}, before.others | own.others)
+                    own = _said(held.read(), extension, f"{path.name}/{member.name}")
+                    if (before := told.get(key)) is not None:  # a .cls and a .json
+                        label = own.label if extension == "cls" or before.label is None else before.label
+                        own = Said(label, before.columns or own.columns, before.others | own.others)
+                    told[key] = own
                 else:
                     left.setdefault("members that are neither image nor label", []).append(f"{shard}/{member.name}")
     except tarfile.TarError as error:
@@ -194,19 +192,13 @@ def _said(data: bytes, extension: str, where: str) -> Said:
     elif value.isdecimal():
         value = int(value)
     wanted = {name: own for name in (*DIVIDING, *GROUP) if isinstance(own := fields.pop(name, None), str | int)}
-    columns = {name: "" if no_label(own) else str(own).strip() for name, own in wanted.items()}
-    others = _shared(frozenset(fields))
+    columns = tuple((name, "" if no_label(own) else str(own).strip()) for name, own in wanted.items())
+    others = frozenset(fields)
     if no_label(value):
         return Said(None, columns, others)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"{printable(where)} has the label {value!r}: write a number or a name")
     return Said(value, columns, others)
-
-
-@functools.cache
-def _shared(names: frozenset[str]) -> frozenset[str]:
-    """The same object for equal sets, of which a large data set has millions."""
-    return names
 
 
 def _class_names(shards: Shards) -> tuple[str, ...] | None:
