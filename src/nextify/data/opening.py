@@ -20,17 +20,17 @@ from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep
 from nextify.data.source import EMBEDDED, KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
 from nextify.data.sources.annotated import format_of, not_coco
-from nextify.data.sources.folder import ARCHIVES, images_below, list_folder, numpy_files, test_folders, unlabelled_part
+from nextify.data.sources.folder import ARCHIVES, list_folder, list_unlabelled, numpy_files
 from nextify.data.sources.hugging_face import list_hugging_face
 from nextify.data.sources.listing import Found, Listing, arrange, split_train
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
 from nextify.data.sources.parquet import holds_images, list_parquet
-from nextify.data.sources.parts import Splitting, Tested, as_folder
+from nextify.data.sources.parts import Splitting, Tested
 from nextify.data.sources.shards import shards_in, shards_of
 from nextify.data.sources.tar import list_tar
 from nextify.data.without import without as leave_out
 from nextify.system.files import cache_root
-from nextify.system.text import plural, printable, some
+from nextify.system.text import plural, printable
 
 DIGITS_TRAIN = 600
 """Training images of ``digits``; the other 1,197 are tested on, enough to tell accuracies apart."""
@@ -161,14 +161,12 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
     where no image lies beside them, and a val or test split is left out. ``options``: ``cache``, ``channels``,
     ``skip_unreadable`` and ``on_progress`` of ``open_images``, whose errors it raises."""
     named = isinstance(source, str) and (source in (*EMBEDDED, "cifar10") or source.startswith(PREFIX))
-    path = None if named else unlabelled_part(Path(source).expanduser())
-    if path is None:
+    found = None if named else list_unlabelled(Path(source).expanduser())
+    if found is None:
         return open_images(source, split_seed=split_seed, **options)
     channels, cache = options.pop("channels", None), options.pop("cache", None)
     bands = None if channels is None else checked(channels)
-    every, tests = sorted(images_below(path)), test_folders(path)
-    names = [name for name in every if name.partition("/")[0] not in tests]
-    left = len(every) - len(names)
+    path, names = found.root, found.names
     labels, everything = np.zeros(len(names), np.int64), np.arange(len(names))
     train, test, note = split_train(labels, Splitting(UNLABELLED_TESTS, split_seed), everything)
     files = Files(path, tuple(names))
@@ -176,7 +174,7 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
         f"{printable(str(path))} has no class folders: all its images are used.",
         note.replace(" of each class", ""),
         *([f"Other splits of {printable(str(source))} are left out."] if path != Path(source).expanduser() else []),
-        *([f"{plural(left, 'image')} in {some([*map(as_folder, tests)])} left out, as test images."] if left else []),
+        *found.notes,
     )
     listing = Listing(("images",), files if bands is None else BandsOf(files, bands), labels, train, test, notes)
     return check(listing, name=source_name(str(path)), cache=cache, decoded_limit=DECODED_LIMIT, **options)

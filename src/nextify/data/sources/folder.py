@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import combinations
 from operator import itemgetter
 from pathlib import Path
@@ -219,24 +220,36 @@ def list_folder(root: Path, splitting: Splitting) -> Found:
     )
 
 
-def unlabelled_part(root: Path) -> Path | None:
-    """A folder that holds images, though not in several folders that could be classes and nowhere else, or such a
-    training part of it; None where there are classes, or no images. Beside ``test_folders`` nothing counts as a class.
-    """
+@dataclass(frozen=True)
+class Unlabelled:
+    """Images without classes."""
+
+    root: Path
+    names: Sequence[str]
+    """Of the images to use, below ``root``, sorted."""
+    notes: Sequence[str]
+    """What to say of a val or test split that is left out."""
+
+
+def list_unlabelled(root: Path) -> Unlabelled | None:
+    """The images of a folder that holds them, though not in several folders that could be classes and nowhere else, or
+    of such a training part of it; None where there are classes, or no images. Beside a val or test split nothing counts
+    as a class."""
     if not root.is_dir():
         return None
     folders = data_folders(root)
     if parts := part_folders(root, folders):
         train = next((root / name for name in parts if kind_of(name) == "train"), None)
-        return None if train is None else unlabelled_part(train)
-    places = {name.rpartition("/")[0].partition("/")[0] for name in images_below(root)}
-    own = places - {*test_folders(root)}
-    return root if own and (own < places or "" in own or len(own) == 1) else None
-
-
-def test_folders(root: Path) -> list[str]:
-    """Names of the folders in a folder that are called a val or a test split."""
-    return [name for name in data_folders(root) if is_part_folder(name) and kind_of(name) != "train"]
+        return None if train is None else list_unlabelled(train)
+    tests = [name for name in folders if is_part_folder(name) and kind_of(name) != "train"]
+    every = sorted(images_below(root))
+    names = [name for name in every if name.partition("/")[0] not in tests]
+    places = {name.rpartition("/")[0].partition("/")[0] for name in names}
+    left_out = len(every) - len(names)
+    if not names or not (left_out or "" in places or len(places) == 1):
+        return None
+    said = f"{plural(left_out, 'image')} in {some([*map(as_folder, tests)])} left out, as test images."
+    return Unlabelled(root, names, [said] if left_out else [])
 
 
 def subfolders(folder: Path, *, hidden: bool = False) -> list[str]:
