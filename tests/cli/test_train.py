@@ -246,17 +246,38 @@ def test_images_are_held_out_for_confidences_where_there_are_enough(digits: Imag
     assert prepare(replace(request, settings={"calibration": 0.2}), many).trial.recipe.calibration == 0.2
 
 
+@pytest.mark.parametrize(
+    ("settings", "trained"), [({}, 1100), ({"calibration": 0.5}, 600), ({"calibration": "off"}, 1200)]
+)
+def test_the_recipe_is_fitted_to_the_images_that_are_trained_on(settings: dict[str, object], trained: int) -> None:
+    request = Request("convnext_atto", epochs=20, scale="tiny", settings={**settings, "ema": 0.99})
+    prepared = prepare(request, images_of([600, 600], [5, 5]))
+    steps = prepared.steps_per_epoch
+    assert steps == trained // prepared.trial.recipe.batch_size
+    assert any(
+        f"({trained:,} images make {steps} steps an epoch, {20 * steps} in all)" in str(c) for c in prepared.changes
+    )
+
+
+def test_images_held_out_leave_fewer_for_a_batch() -> None:
+    half = Request("convnext_atto", scale="tiny", settings={"calibration": 0.5, "batch_size": 601})
+    with pytest.raises(ValueError, match="a batch of 601 images is larger than an epoch of 600"):
+        prepare(half, images_of([600, 600], [5, 5]))
+
+
 def test_a_training_that_was_fitted_otherwise_is_named_and_goes_on_by_its_settings(tmp_path: Path) -> None:
     request, images = Request("convnext_atto", epochs=1, scale="tiny"), images_of([600, 600], [5, 5])
     now = prepare(request, images)
-    before = replace(now.trial, recipe=now.trial.recipe.with_(calibration="off"))
+    before = replace(now.trial, recipe=now.trial.recipe.with_(weight_decay=0.04))
     folder = tmp_path / before.fingerprint
     folder.mkdir()
     write_json_atomic(folder / "recipe.json", resolved(replace(now, trial=before)))
     said = prepare_in(tmp_path, request, images, ONE_THREAD)
     assert said.trial == now.trial
-    assert f"{folder} is this run as an earlier version of nextify fitted it (--set calibration=off)" in said.notes[-1]
-    assert prepare(replace(request, settings={"calibration": "off"}), images).trial == before
+    assert (
+        f"{folder} is this run as an earlier version of nextify fitted it (--set weight_decay=0.04)" in said.notes[-1]
+    )
+    assert prepare(replace(request, settings={"weight_decay": 0.04}), images).trial == before
     other = prepare_in(tmp_path, replace(request, seed=1), images, ONE_THREAD)
     assert not any("earlier version" in note for note in other.notes)
 

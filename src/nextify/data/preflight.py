@@ -106,6 +106,7 @@ def preflight(
     recipe: Recipe,
     *,
     fitted: Recipe | None = None,
+    held_out: int = 0,
     uses_batch_norm: bool = False,
     image_size: int | None = None,
     labelled: bool = True,
@@ -114,11 +115,12 @@ def preflight(
 
     Args:
         fitted: the fitted recipe before the user's own settings, to warn of settings far from it.
+        held_out: training images that are not trained on, but calibrated on.
         uses_batch_norm: whether the network has batch norm.
         image_size: side at which the images will be trained, pixels; None where it is not known.
         labelled: whether the classes are learned.
     """
-    check_numbers(images, recipe)
+    check_numbers(images, recipe, held_out)
     train = len(images.train)
     counts, test_counts = (class_counts(s.labels, images.num_classes) for s in (images.train, images.test))
     smallest, largest = int(counts.argmin()), int(counts.argmax())
@@ -159,14 +161,14 @@ def preflight(
     warnings = (
         *images.warnings,
         *(_class_warnings(images, counts, untrained, recipe) if labelled else ()),
-        *_recipe_warnings(recipe, fitted, train, uses_batch_norm),
+        *_recipe_warnings(recipe, fitted, train - held_out, uses_batch_norm),
     )
     return Preflight(facts, tuple(notes), warnings, labelled)
 
 
-def check_numbers(images: DataSet[Any], recipe: Recipe) -> None:
+def check_numbers(images: DataSet[Any], recipe: Recipe, held_out: int = 0) -> None:
     """Raise ``DataError`` where an epoch would have no step, or there are no test images."""
-    train = len(images.train)
+    train = len(images.train) - held_out
     if recipe.batch_size > train:
         raise DataError(
             f"a batch of {plural(recipe.batch_size, 'image')} is larger than an epoch of {train:,}: set batch_size to "

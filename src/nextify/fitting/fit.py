@@ -82,6 +82,7 @@ def fit(
     data: Facts,
     *,
     image_size: int,
+    held_out: int = 0,
     epochs: int | None = None,
     batch_size: int | None = None,
     restores: bool = False,
@@ -91,6 +92,7 @@ def fit(
     Args:
         data: the numbers of training images and classes, and whether a mirror image keeps its class.
         image_size: side of the square images that the network sees, in pixels.
+        held_out: training images that are not trained on, but calibrated on.
         epochs: passes over the training images; None keeps the recipe's number.
         batch_size: images per step; None fits the recipe's number.
         restores: whether the network learns to restore images, which must then have no black borders.
@@ -99,9 +101,14 @@ def fit(
         FitError: too few images to train on, or to fill that batch.
     """
     new_recipe, recipe_changes = fit_recipe(
-        recipe, data, image_size=image_size, epochs=epochs, batch_size=batch_size, restores=restores
+        *(recipe, data),
+        image_size=image_size,
+        held_out=held_out,
+        epochs=epochs,
+        batch_size=batch_size,
+        restores=restores,
     )
-    steps = new_recipe.epochs * (data.train_images // new_recipe.batch_size)
+    steps = new_recipe.epochs * ((data.train_images - held_out) // new_recipe.batch_size)
     new_design, design_changes = fit_design(design, image_size=image_size, steps=steps)
     return Fitted(new_design, new_recipe, recipe_changes + design_changes)
 
@@ -184,14 +191,16 @@ def fit_recipe(
     data: Facts,
     *,
     image_size: int,
+    held_out: int = 0,
     epochs: int | None = None,
     batch_size: int | None = None,
     restores: bool = False,
 ) -> tuple[Recipe, tuple[Change, ...]]:
-    """The recipe with what the data and the budget require. Raises ``FitError`` as ``fit``."""
-    images = data.train_images
+    """The recipe with what the data and the budget require. Arguments and errors as for ``fit``."""
+    images = data.train_images - held_out
     if images < MIN_IMAGES:
-        raise FitError(f"{images} training images are too few to train on: give at least {MIN_IMAGES}")
+        without = f", as {held_out} more are held out to calibrate on" if held_out else ""
+        raise FitError(f"{images} training images are too few to train on{without}: give at least {MIN_IMAGES}")
     budget = recipe.epochs if epochs is None else epochs
     if budget < 1:
         raise FitError(f"epochs must be 1 or more, got {budget}")

@@ -47,8 +47,9 @@ from nextify.training.prepare_masked import check_masked_recipe, masked_recipe, 
 from nextify.training.request import DESIGN_FIELDS, Request, RequestError, Values, check, split
 from nextify.training.trained_recipe import (
     THRESHOLDS_OF_HALF,
-    calibrated,
+    HeldOut,
     for_chosen_optimizer,
+    held_out,
     with_settings,
     without_colours,
 )
@@ -159,9 +160,13 @@ class Preparation:
         """The training, with ``epochs`` unless the request names its own."""
         request, images = self.request, self.images
         recipe_settings, design_settings = split(request.settings)
+        notes = list(self.notes)
+        held = HeldOut()
         if isinstance(images, Images):
             check_for(images, recipe_settings)
-        fitted = self._fitted(recipe_settings, epochs)
+            if request.mask_ratio is None:
+                held = held_out(images, self.recipe, recipe_settings, notes)
+        fitted = self._fitted(recipe_settings, epochs, held.count)
         design = fitted.design if self.about is None else self.about.design
         changes = [change for change in fitted.changes if change.before != change.after]
         if self.about is not None:  # trained weights have the design they have
@@ -171,13 +176,11 @@ class Preparation:
         settings = recipe_settings | ({} if request.precision is None else {"precision": request.precision})
         usual, of_optimizer = for_chosen_optimizer(fitted.recipe, settings)
         recipe, changes = with_settings(usual, settings, design, [*changes, *of_optimizer])
-        notes = list(self.notes)
+        if held.change is not None:
+            recipe, changes = recipe.with_(calibration=held.change.after), [*changes, held.change]
         if isinstance(images, Images):
-            if request.mask_ratio is None:
-                if recipe.calibration == "off" and "calibration" not in settings:
-                    recipe, changes = calibrated(recipe, changes, images, notes)
-                if images.multilabel and recipe.calibration == "off":
-                    notes.append(THRESHOLDS_OF_HALF)
+            if request.mask_ratio is None and images.multilabel and recipe.calibration == "off":
+                notes.append(THRESHOLDS_OF_HALF)
             if isinstance(images.bands, int):
                 recipe, changes = without_colours(recipe, changes, images.bands)
         channels = 3 if isinstance(images, DenseImages) else images.channels
@@ -196,6 +199,7 @@ class Preparation:
             report = preflight(
                 *(images, recipe),
                 fitted=usual,
+                held_out=held.count,
                 uses_batch_norm=batch_norm,
                 image_size=self.image_size,
                 labelled=request.mask_ratio is None,
@@ -208,8 +212,8 @@ class Preparation:
         """The shorter side of the network's input in pixels."""
         return self.image_size if self.canvas is None else min(self.canvas)
 
-    def _fitted(self, recipe_settings: Values, epochs: int | None) -> Fitted:
-        """Design and recipe as fitted to the images, before the user's settings."""
+    def _fitted(self, recipe_settings: Values, epochs: int | None, held_out: int) -> Fitted:
+        """Design and recipe as fitted to the images without those ``held_out``, before the user's settings."""
         request, chosen_scale = self.request, scale(self.request.scale)
         design = chosen_scale.shrink(find_design(request.model)) if self.about is None else self.about.design
         if not 0 <= request.frozen_stages <= len(design.depths):
@@ -220,6 +224,7 @@ class Preparation:
         return fit(
             *(design, self.recipe, self.images),
             image_size=self._side,
+            held_out=held_out,
             epochs=granted,
             batch_size=recipe_settings.get("batch_size"),
             restores=request.mask_ratio is not None,

@@ -4,6 +4,7 @@ Each step returns the recipe and the changes to it, with reasons, as they stand 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nextify.data import DataError, Images
 from nextify.data.batches import divided
@@ -46,33 +47,47 @@ def with_settings(usual: Recipe, settings: Values, design: Design, changes: Chan
     return recipe, changes
 
 
-def calibrated(recipe: Recipe, changes: Changes, images: Images, notes: list[str]) -> tuple[Recipe, Changes]:
-    """The recipe with a share of the training images held out to calibrate on, if there are enough; else a note."""
-    share = calibration_share(images, recipe.batch_size)
+@dataclass(frozen=True)
+class HeldOut:
+    """The training images on which confidences or thresholds are fitted after the training."""
+
+    count: int = 0
+    change: Change | None = None
+    """How the recipe is changed for it; None where the user chose, or where none are held out."""
+
+
+def held_out(images: Images, recipe: Recipe, settings: Values, notes: list[str]) -> HeldOut:
+    """The images that the user's ``settings`` or the ``recipe`` hold out; else a share of them if there are enough,
+    or a note why not. Raises ``DataError`` where the user's share cannot be held out in whole groups."""
+    chosen = settings.get("calibration", recipe.calibration)
+    if "calibration" in settings or chosen != "off":
+        return HeldOut(len(divided(images.train, recipe.with_(calibration=chosen))[1]))
+    batch_size = settings.get("batch_size", 1)  # a fitted batch is at most an eighth of the images
+    share = calibration_share(images, batch_size)
     if share is None:
         notes.append(UNCALIBRATED)
-        return recipe, changes
-    held_out = _held_out(images, recipe.with_(calibration=share))
-    if not held_out:
+        return HeldOut()
+    count = _count(images, recipe.with_(calibration=share), batch_size)
+    if not count:
         notes.append(UNCALIBRATED_GROUPS)
-        return recipe, changes
+        return HeldOut()
     groups = "" if images.train.groups is None else ", in whole groups"
     fitted_on = "thresholds" if images.multilabel else "confidences"
     reason = (
-        f"{held_out:,} training images are held out{groups}, and {fitted_on} fitted on them; "
+        f"{count:,} training images are held out{groups}, and {fitted_on} fitted on them; "
         f"--set calibration=off trains on all"
     )
-    return recipe.with_(calibration=share), [*changes, Change("calibration", "off", share, reason)]
+    return HeldOut(count, Change("calibration", "off", share, reason))
 
 
-def _held_out(images: Images, recipe: Recipe) -> int:
+def _count(images: Images, recipe: Recipe, batch_size: int) -> int:
     """Images to calibrate on; 0 where whole groups would be too many of them, or no group can be spared."""
     try:
-        trained, held_out = divided(images.train, recipe)
+        trained, held = divided(images.train, recipe)
     except DataError:
         return 0
-    few = 10 * len(held_out) <= len(images.train) and len(trained) >= recipe.batch_size
-    return len(held_out) if few else 0
+    few = 10 * len(held) <= len(images.train) and len(trained) >= batch_size
+    return len(held) if few else 0
 
 
 def without_colours(recipe: Recipe, changes: Changes, channels: int) -> tuple[Recipe, Changes]:
