@@ -16,6 +16,7 @@ from nextify.kernels.blocks import training as blocks
 from nextify.kernels.depthwise import cpu as depthwise_cpu
 from nextify.kernels.gelu import cpu as gelu_cpu
 from nextify.kernels.operators import asked_once, seen_as_operators
+from nextify.kernels.patches import cpu as patches_cpu
 from nextify.kernels.pixelwise import products, strips
 from nextify.kernels.pixelwise import training as pixelwise_training
 from nextify.system import native
@@ -54,6 +55,9 @@ MOST_BYTES_WHOLE, MOST_BYTES_WEIGHT = 1 << 23, 4 * 768 * 384
 """On a CPU, whole blocks run in one call up to so many bytes of their widest activations, and of their largest weight.
 More were not measured."""
 
+LEAST_CHANNELS = 32
+"""On a CPU, "auto" uses our convolution of patches from so many channels on."""
+
 Kernel = Literal["torch", "ours", "weight gradient", "rational", "inference", "training", "whole", "gathered"]
 
 
@@ -61,9 +65,9 @@ class Choice(NamedTuple):
     """What one layer runs on for one input."""
 
     kernel: Kernel
-    """``torch``: the layer as it is. Depthwise: ``ours``, or only the ``weight gradient``. GELU: ``ours``, or in a
-    compiled graph the ``rational`` function. Blocks: our kernels for ``inference`` or ``training``, or the ``whole``
-    block in training. Masked encoders: ``gathered`` pixels."""
+    """``torch``: the layer as it is. Depthwise: ``ours``, or only the ``weight gradient``. Patches: ``ours``. GELU:
+    ``ours``, or in a compiled graph the ``rational`` function. Blocks: our kernels for ``inference`` or ``training``,
+    or the ``whole`` block in training. Masked encoders: ``gathered`` pixels."""
     reason: str
     dtype: torch.dtype = torch.float32
     """The type our kernel computes in."""
@@ -153,6 +157,36 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, mode:
 def own_depthwise(device: str, dtype: torch.dtype, mode: Mode) -> bool:
     """Whether the forward pass is ours, and with it the input gradient."""
     return mode == "on" or device == "cuda" or (dtype == torch.bfloat16 and not BFLOAT16_INSTRUCTIONS)
+
+
+# Convolutions of patches
+
+
+def patches(x: Tensor, weight: Tensor, bias: Tensor | None, mode: Mode) -> Choice:
+    """Choose for a convolution of patches of ``x (N, H, W, C)`` with ``weight (O, C, K, K)``.
+
+    "auto" trains with our kernel in graphs compiled for processors on which its matrix products were measured to be
+    faster, if C is at least ``LEAST_CHANNELS``: torch was faster for a stem's three, and eagerly in bfloat16.
+    """
+    outputs, channels, side, _ = weight.shape
+    if x.device.type != "cpu":
+        return DEVICE
+    if channels != x.shape[-1]:
+        return SHAPE  # torch's convolution says what is wrong
+    if x.shape[1] % side or x.shape[2] % side:
+        return Choice("torch", "the image is no whole number of patches")
+    if for_elsewhere():
+        return ELSEWHERE
+    dtype = computed_in(x)
+    if dtype not in DTYPES:
+        return TYPE
+    if mode == "auto" and not (torch.compiler.is_compiling() and differentiates(x, weight, bias)):
+        return SLOWER
+    if x.numel() == 0 or (mode == "auto" and channels < LEAST_CHANNELS):
+        return SMALL
+    if not _own(dtype, mode, channels * side * side, outputs):
+        return SLOWER
+    return Choice("ours", _by(mode), dtype) if patches_cpu.ready() else NOT_READY
 
 
 # Masked encoders

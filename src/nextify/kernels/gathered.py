@@ -156,7 +156,7 @@ def _first(layer: nn.Module, x: Tensor, everywhere: AllPlaces) -> State:
     if not isinstance(layer, SpatialConv):
         raise UnknownMaskedLayer(layer)
     stride = layer.stride[0]
-    if not _of_patches(layer):
+    if not layer.of_patches:
         seen = everywhere.visible.of(x, 1)[..., None]
         y = layer(x.masked_fill(~seen, 0))
         places = everywhere.at(stride, y.shape[1], y.shape[2])
@@ -166,11 +166,6 @@ def _first(layer: nn.Module, x: Tensor, everywhere: AllPlaces) -> State:
     cut = x[:, : height * stride, : width * stride].reshape(n, height, stride, width, -1)  # columns and channels last
     cut = cut.transpose(2, 3).reshape(n, height, width, -1)
     return State(_product(layer, places.of(cut)), places, stride)
-
-
-def _of_patches(layer: SpatialConv) -> bool:
-    """Whether a convolution's windows do not overlap, and so lie in one unit each."""
-    return layer.kernel_size == layer.stride and layer.padding == (0, 0) and layer.groups == 1
 
 
 def _product(layer: SpatialConv, rows: Tensor) -> Tensor:
@@ -213,7 +208,7 @@ def _layer(layer: nn.Module, state: State, everywhere: AllPlaces) -> State:
         smaller = everywhere.at(stride, row.shape[1], row.shape[2])
         taken = _Gather.apply(rows, row.flatten()[smaller.index])
         return State(F.linear(taken, layer.weight, layer.bias), smaller, stride)
-    if isinstance(layer, SpatialConv) and _of_patches(layer):
+    if isinstance(layer, SpatialConv) and layer.of_patches:
         side, (n, height, width) = layer.stride[0], places.shape
         height, width = height // side, width // side
         smaller = everywhere.at(stride, height, width)

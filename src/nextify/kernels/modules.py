@@ -17,6 +17,7 @@ from nextify.kernels.blocks import training as blocks
 from nextify.kernels.choice import Choice
 from nextify.kernels.depthwise.cpu import depthwise_conv
 from nextify.kernels.gelu import cpu as gelu_cpu
+from nextify.kernels.patches.cpu import patches_conv
 from nextify.kernels.pixelwise import strips, training
 from nextify.networks.layers import DropPath, LayerNorm, Pointwise, SpatialConv
 from nextify.networks.masked.network import MaskedAutoencoder, MaskedEncoder
@@ -47,6 +48,16 @@ class FastDepthwise(Fast, SpatialConv):
             return super().forward(x)
         _, _, dtype, own, operator = made
         return depthwise_conv(x, self.weight, self.bias, self.stride[0], dtype=dtype, own=own, operator=operator)
+
+
+class FastPatches(Fast, SpatialConv):
+    """A convolution of patches as one matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.chosen(choice.patches(x, self.weight, self.bias, self.kernels))
+        if made.kernel == "torch":
+            return super().forward(x)
+        return patches_conv(x, self.weight, self.bias, made.dtype)
 
 
 class FastGELU(Fast, nn.GELU):
@@ -150,7 +161,7 @@ def _whole(block: Block) -> blocks.Parts | None:
 
 
 def _described(module: nn.Module | None) -> blocks.Described:
-    return blocks.Described(module, _PLAIN.get(type(module), type(module)))  # type: ignore[arg-type]
+    return blocks.Described(module, _PLAIN.get(type(module), type(module)))
 
 
 def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
@@ -186,7 +197,7 @@ _FAST: dict[type[nn.Module], type[nn.Module]] = {
     Chain: FastChain, MaskedEncoder: GatheredEncoder,
     MaskedAutoencoder: GatheredAutoencoder,
 }  # fmt: skip
-_PLAIN = {fast: plain for plain, fast in _FAST.items()}
+_PLAIN = {**{fast: plain for plain, fast in _FAST.items()}, FastPatches: SpatialConv}
 
 
 def install(model: nn.Module, mode: Mode = "auto") -> list[Installed]:
@@ -214,12 +225,14 @@ def install(model: nn.Module, mode: Mode = "auto") -> list[Installed]:
 
 def _replace(module: nn.Module, mode: Mode) -> None:
     plain = _PLAIN.get(type(module), type(module))
-    fast = mode != "off" and plain in _FAST
-    if isinstance(module, SpatialConv):
-        fast = fast and module.depthwise and module.padding == tuple(side // 2 for side in module.kernel_size)
-    if isinstance(module, nn.GELU):
-        fast = fast and module.approximate == "none"
-    module.__class__ = _FAST[plain] if fast else plain
+    fast = None if mode == "off" else _FAST.get(plain)
+    if isinstance(module, SpatialConv) and not (
+        module.depthwise and module.padding == tuple(side // 2 for side in module.kernel_size)
+    ):
+        fast = FastPatches if fast and module.of_patches else None
+    if isinstance(module, nn.GELU) and module.approximate != "none":
+        fast = None
+    module.__class__ = fast or plain
     for name in ("kernels", "choice"):
         module.__dict__.pop(name, None)
     if fast:

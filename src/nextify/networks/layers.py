@@ -61,12 +61,13 @@ class Pointwise(nn.Linear):
 
 
 class SpatialConv(nn.Conv2d):
-    """A convolution, grouped or not, on ``(N, H, W, C)``."""
+    """A convolution, grouped or not, on ``(N, H, W, C)``; one ``of_patches`` has windows side by side, in one group."""
 
     def __init__(self, conv: Conv) -> None:
         side, stride, padding = conv.kernel_size, conv.stride, conv.padding
         super().__init__(conv.in_channels, conv.out_channels, side, stride, padding, groups=conv.groups, bias=conv.bias)
         self.depthwise = conv.depthwise
+        self.of_patches = side == stride and padding == 0 and conv.groups == 1
         self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:

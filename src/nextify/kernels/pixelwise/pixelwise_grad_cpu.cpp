@@ -67,34 +67,6 @@ INLINE void typed(const void* p, bool half, F f) {
   half ? f(static_cast<const uint16_t*>(p)) : f(static_cast<const float*>(p));
 }
 
-// `from` (rows, columns) as words of T by columns, `stride` elements from one to the next, and the sum of each column,
-// added to what `sums` holds unless these are the first.
-template <class T, class W>
-void turn(const W* from, int64_t rows, int64_t columns, T* to, int64_t stride, float* sums, bool first) {
-  const int64_t steps = words_of<T>(rows);
-#pragma omp for schedule(static) nowait
-  for (int64_t c = 0; c < columns; c += LANES) {
-    const int64_t lanes = columns - c < LANES ? columns - c : LANES;
-    Vector sum = first ? Vector{} : load(sums + c, lanes);
-    for (int64_t k = 0; k < steps; k += LANES) {
-      Bits square[LANES];
-      repeat<LANES>([&](auto i) __attribute__((always_inline)) {
-        const int64_t row = (k + number<decltype(i)>) * IN_WORD<T>;
-        Bits& own = square[number<decltype(i)>];
-        own = row < rows ? across<T>(from + row * columns + c, columns, rows - row, lanes) : Bits{};
-        sum += sum_of_word(T{}, own);
-      });
-      transpose<LANES / 2>(square);
-      repeat<LANES>([&](auto i) __attribute__((always_inline)) {
-        if (number<decltype(i)> < lanes)
-          *reinterpret_cast<Bits*>(to + (c + number<decltype(i)>) * stride + k * IN_WORD<T>) =
-              square[number<decltype(i)>];
-      });
-    }
-    store(sums + c, sum, lanes);
-  }
-}
-
 template <class T, class W>
 void copy(const W* from, int64_t size, T* to) {
 #pragma omp for schedule(static) nowait

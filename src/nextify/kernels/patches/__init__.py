@@ -1,0 +1,1 @@
+"""Convolutions of patches: as wide as their stride, without padding."""
