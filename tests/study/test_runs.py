@@ -331,6 +331,18 @@ def test_other_test_images_are_not_compared(tmp_path: Path) -> None:
     assert nextify.diff_runs(a, b).paired is not None
     (b / "split.csv").write_text(rows.replace("y/3.png,y", "y/3.png,x"))
     assert nextify.diff_runs(a, b).paired is None
+    known = "path,label,split,digest\n" + "".join(f"y/{i}.png,y,test,{i}f\n" for i in range(IMAGES))
+    (a / "split.csv").write_text(known)
+    (b / "split.csv").write_text(known.replace("y/", "moved/"))
+    assert "(matched by content and label; other training data)" in nextify.diff_runs(a, b).images
+    (b / "split.csv").write_text(known.replace("3f", "3e"))
+    assert nextify.diff_runs(a, b).paired is None
+
+
+def test_a_scale_is_no_difference_where_weights_bring_the_design(tmp_path: Path) -> None:
+    asked = {"request": {"scale": "tiny"}}, {"request": {"scale": "full", "weights": "runs/a/latest"}, "start": "abc"}
+    a, b = (a_run(tmp_path / name, 30, changed(**given)) for name, given in zip("ab", asked, strict=True))
+    assert [one.name for one in nextify.diff_runs(a, b).settings] == ["start"]
 
 
 def test_segmenters_are_said_to_be_matched_by_name_only(tmp_path: Path, capsys: Captured) -> None:

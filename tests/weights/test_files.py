@@ -295,6 +295,20 @@ def test_bundle_errors(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+def test_a_bundle_takes_no_place_of_other_files_or_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_bundle(tmp_path / "b", weights(SMALL), about(SMALL))
+    save_bundle(path, weights(SMALL, seed=1), about(SMALL))
+    (path / "labels").mkdir()
+    with pytest.raises(WeightsError, match="b also holds labels, which would be lost: move it, or choose another"):
+        save_bundle(path, weights(SMALL), about(SMALL))
+    (path / "labels").rmdir()
+    monkeypatch.chdir(path)
+    with pytest.raises(WeightsError, match="is the current folder or above it"):
+        save_bundle(path, weights(SMALL), about(SMALL))
+
+
 WRONG_FIELDS: list[tuple[str, object]] = [
     *(("classes", value) for value in ([1, 2, 3, 4, 5], [["a"]] * 5, [None] * 5, {"a": 1}, "abcde", ["a"])),
     *(("num_classes", value) for value in ("5", 5.0, True, -1)),
@@ -621,3 +635,34 @@ def test_the_same_image_gives_the_same_logits_through_every_route(tmp_path: Path
         with torch.inference_mode():
             results.append(loaded.model(loaded.preprocessing(picture)[None]))
     assert all(torch.equal(result, results[0]) for result in results)
+
+
+ATTO = designs()["convnext_atto"]
+
+
+@pytest.mark.parametrize(
+    ("name", "design"),
+    [
+        ("convnext_atto", ATTO.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32))),
+        ("", ATTO.with_(depths=(1, 1, 1, 1), widths=(96, 16, 24, 32), kernel_size=5, layer_scale="off")),
+        ("convnextv2_atto", designs()["convnextv2_atto"].with_(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32))),
+        ("convnext_atto", ATTO.with_(layer_scale=0.1)),
+    ],
+)
+def test_timm_creates_a_scaled_calibrated_network_from_the_directory(tmp_path: Path, name: str, design: Design) -> None:
+    timm = pytest.importorskip("timm")
+    model = create_model(design, 5).eval()
+    bundle = save_bundle(tmp_path / "b", model.state_dict(), about(design, name=name, temperature=2.0))
+    notes = convert(bundle, tmp_path / "timm", "timm").notes
+    assert "the last layer is divided by the temperature 2, for calibrated confidences" in notes
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(theirs(images), model(images) / 2, atol=1e-5)
+
+
+def test_a_network_that_timm_cannot_name_says_so(tmp_path: Path) -> None:
+    design = ATTO.with_(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32), stem="patchify2")
+    bundle = save_bundle(tmp_path / "b", weights(design), about(design, name="convnext_atto"))
+    assert convert(bundle, tmp_path / "timm", "timm").notes[-1].startswith("timm has no name for this network")
+    assert "architecture" not in json.loads((tmp_path / "timm" / "config.json").read_text())

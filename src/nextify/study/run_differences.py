@@ -163,6 +163,8 @@ def _asked(a: _Training, b: _Training, decided: Mapping[str, Difference]) -> Ite
         found |= {n: d for n, d in decided.items() if n == name or n.startswith(f"{name}.") or name.startswith(f"{n}.")}
     for name, key in (("model", "model"), ("scale", "scale"), ("recipe", "recipe_name")):
         one, other = ((t.asked if key in t.asked else r).get(key) for t, r in zip((a, b), requests, strict=True))
+        if name == "scale" and any(r.get("weights") for r in requests):
+            continue  # weights bring their own design, whatever it was scaled to
         if one != other and decided:
             yield Difference(name, one, other)
     yield from found.values()
@@ -172,13 +174,12 @@ def _on_the_same_images(a: _Training, b: _Training, same_data: bool) -> tuple[st
     if not a.found or not b.found:
         unfinished = " and ".join(str(t.run.folder) for t in (a, b) if not t.found)
         return f"no result of {unfinished} yet", None
-    by_name = not same_data and a.found["test_images"] == b.found["test_images"] and _tested(a) == _tested(b) != []
-    if not same_data and not by_name:
+    matched = "" if same_data or a.found["test_images"] != b.found["test_images"] else _matched(a, b)
+    if not same_data and not matched:
         unknown = "" if a.data and b.data else " as far as their folders tell"
         return f"the test images are not the same{unknown}, so the results cannot be compared image by image", None
     count = a.found["test_images"]
-    by = "name" if a.run.metric in ("ap", "miou") else "name and label"  # split.csv has no boxes or masks
-    told = f"the same {count:,} test images" + (f" (matched by {by}; other training data)" if by_name else "")
+    told = f"the same {count:,} test images" + (f" (matched by {matched}; other training data)" if matched else "")
     if a.run.metric != "top1" or b.run.metric != "top1":
         return f"{told}; the paired test is for classification only", None
     rights = [unpacked(t.found.get("right"), count, t.run.value or 0.0) for t in (a, b)]
@@ -188,6 +189,15 @@ def _on_the_same_images(a: _Training, b: _Training, same_data: bool) -> tuple[st
     return told, mcnemar(rights[0], rights[1])
 
 
-def _tested(training: _Training) -> list[tuple[str, ...]]:
-    """Path and label of each test image; empty where the training left no split.csv."""
-    return [(row.path, row.label) for row in read_split(training.run.folder).get("test", [])]
+def _matched(a: _Training, b: _Training) -> str:
+    """By what the test images of two split.csv are known to be the same ones in one order; empty where they are not."""
+    one, other = (read_split(training.run.folder).get("test", []) for training in (a, b))
+    named = a.run.metric in ("ap", "miou")  # split.csv has no boxes or masks
+    if not one or [row.label for row in one] != [row.label for row in other]:
+        return ""
+    if all(row.digest for row in (*one, *other)):
+        same = [row.digest for row in one] == [row.digest for row in other]
+        return ("content" if named else "content and label") if same else ""
+    if [row.path for row in one] != [row.path for row in other]:
+        return ""
+    return "name" if named else "name and label"

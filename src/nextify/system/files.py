@@ -17,6 +17,8 @@ from typing import IO, Any
 
 JSON_FILE = "nextify.json"
 """In every folder that holds a bundle or an export."""
+_OWN = (JSON_FILE, ".DS_Store")
+"""What else may be lost with a bundle's or an export's ``model.*``."""
 FOREIGN_JSON = "timm.json"
 """Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
 LATEST = "latest"
@@ -74,16 +76,21 @@ def followed(path: str | Path) -> Path:
 
 def occupied(path: Path, source: str | Path | None = None) -> str:
     """Why a bundle or an export may not take a folder's place; empty where it may. It must replace neither the bundle
-    that it is made from, ``source``, nor the current folder."""
-    if source is not None and path.exists():
-        bundle, place = followed(source), path.resolve()
+    that it is made from, ``source``, nor the current folder, nor files that are no bundle's or export's."""
+    if not path.exists():
+        return ""
+    place = path.resolve()
+    if source is not None:
+        bundle = followed(source)
         if any(one.resolve().is_relative_to(place) for one in (bundle, bundle / "bundle")):
             return f"{path} holds the bundle itself, which would be lost: choose another name"
-        if Path.cwd().is_relative_to(place):
-            return f"{path} is the current folder or above it: choose another name"
-    if not path.exists() or (path.is_dir() and ((path / JSON_FILE).is_file() or not any(path.iterdir()))):
-        return ""
-    return f"{path} exists and is not a bundle or an export: choose another name"
+    if Path.cwd().is_relative_to(place):
+        return f"{path} is the current folder or above it: choose another name"
+    names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else None
+    if names is None or (names and JSON_FILE not in names):
+        return f"{path} exists and is not a bundle or an export: choose another name"
+    others = [name for name in names if name not in _OWN and not name.startswith("model.")]
+    return f"{path} also holds {others[0]}, which would be lost: move it, or choose another name" if others else ""
 
 
 def check_regular(paths: Iterable[Path]) -> None:

@@ -378,18 +378,24 @@ def save_ensemble(path: str | Path, bundles: Sequence[str | Path], metrics: tupl
     if len(set(places)) < len(places):
         twice = next(one for i, one in enumerate(places) if one in places[:i])
         raise WeightsError(f"{twice} is named twice: give different bundles, and another path for the ensemble")
-    first, state = load_bundle(bundles[0]).about, {}
+    first, state = load_bundle(bundles[0]).about, dict[str, Tensor]()
     for i, one in enumerate(map(load_bundle, bundles)):
         for name in ("members", "design", "classes", "num_classes", "preprocessing", "thresholds", "recipe", "licence"):
             if getattr(one.about, name) != getattr(first, name):
                 raise WeightsError(f"{bundles[i]} and {bundles[0]} differ in {name}, so they cannot form an ensemble")
         first.check_single("an ensemble")
-        for name, tensor in one.state.items():
-            of_head = name.startswith("head.classifier.")
-            state[f"members.{i}.{name}"] = tensor / one.about.temperature if of_head else tensor
+        state |= {f"members.{i}.{name}": tensor for name, tensor in with_temperature(one).items()}
     source = f"ensemble of {len(bundles)}: {first.source}"
     about = replace(first, members=len(bundles), temperature=1.0, metrics=metrics, source=source)
     return save_bundle(path, state, about)
+
+
+def with_temperature(bundle: Bundle) -> dict[str, Tensor]:
+    """A classifier's tensors, its temperature in those of the last layer."""
+    temperature = bundle.about.temperature
+    if temperature == 1:
+        return dict(bundle.state)
+    return {name: t / temperature if name.startswith("head.classifier.") else t for name, t in bundle.state.items()}
 
 
 def check_replaceable(path: Path, source: str | Path | None = None) -> None:

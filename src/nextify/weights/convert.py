@@ -11,10 +11,12 @@ from torch import Tensor
 
 from nextify.data.bands import named
 from nextify.data.foreign import to_huggingface_config
+from nextify.networks.zoo import designs
+from nextify.paper.design import Design
 from nextify.system.files import write_bytes_atomic, write_json_atomic
-from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, About, located, save_bundle
+from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, About, located, save_bundle, with_temperature
 from nextify.weights.class_names import CLASSES_FILE, ClassOrder, write_class_file
-from nextify.weights.naming import Naming, WeightsError, family, rename
+from nextify.weights.naming import TIMM_CONV_MLP_BELOW, Naming, WeightsError, family, rename
 from nextify.weights.sources import assumed_preprocessing, find
 
 _PICKLES = (".pth", ".pt", ".bin")
@@ -74,7 +76,9 @@ def convert(
         save_bundle(path, found.bundle.state, about)
         return Conversion(about, found.naming, to, path, len(found.bundle.state), notes)
     about.check_single(f"a file for {to}")
-    state = rename(found.bundle.state, about.design, to)
+    if about.temperature != 1:
+        notes += (f"the last layer is divided by the temperature {about.temperature:.4g}, for calibrated confidences",)
+    state = rename(with_temperature(found.bundle), about.design, to)
     single = path.suffix in (*_PICKLES, ".safetensors")
     if single or to in ("official", "torchvision"):
         names = (path.parent if single else path) / CLASSES_FILE
@@ -102,7 +106,10 @@ def convert(
             write_json_atomic(path / "config.json", huggingface_config(about))
             write_json_atomic(path / "preprocessor_config.json", to_huggingface_config(about.preprocessing))
         elif to == "timm":
-            write_json_atomic(path / "config.json", timm_config(about))
+            config = timm_config(about)
+            write_json_atomic(path / "config.json", config)
+            if "architecture" not in config:
+                notes += ("timm has no name for this network, so that it cannot be created from the directory alone",)
     return Conversion(about, found.naming, to, path, len(state), notes)
 
 
@@ -142,11 +149,28 @@ def timm_config(about: About) -> dict[str, object]:
             "license": about.licence,
         },
     }
-    if about.name:
+    named = designs().get(about.name)
+    if named is not None and named.with_(layer_scale=about.design.layer_scale) == about.design:
         config["architecture"] = about.name
+    elif arguments := _timm_arguments(about.design):
+        config |= {"architecture": "convnext_tiny", "model_args": arguments}
     if about.classes:
         config["label_names"] = list(about.classes)
     return config
+
+
+def _timm_arguments(design: Design) -> dict[str, object]:
+    """The arguments of timm's ``convnext_tiny`` that make a design; empty where none do."""
+    if family(design) not in ("convnext", "convnextv2") or design.stem != "patchify4":
+        return {}
+    return {
+        "depths": list(design.depths),
+        "dims": list(design.widths),
+        "kernel_sizes": design.kernel_size,
+        "use_grn": design.response_norm == "global",
+        "ls_init_value": None if design.layer_scale == "off" else 1e-6,
+        "conv_mlp": design.widths[0] < TIMM_CONV_MLP_BELOW,
+    }
 
 
 def huggingface_config(about: About) -> dict[str, object]:

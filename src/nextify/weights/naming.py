@@ -331,7 +331,7 @@ def smallest(tensor: Tensor, our_name: str) -> Tensor:
 
 
 # timm's models narrower than tiny (atto, femto, pico, nano) have conv_mlp: their 1x1 layers are convolutions.
-_TIMM_CONV_MLP_BELOW = 96
+TIMM_CONV_MLP_BELOW = 96
 
 
 def rename(state: Mapping[str, Tensor], design: Design, naming: Naming) -> State:
@@ -353,7 +353,7 @@ def rename(state: Mapping[str, Tensor], design: Design, naming: Naming) -> State
         if theirs is None:
             raise WeightsError(f"{naming} has no name for {name}; write these weights as nextify")
         if shape.startswith("narrow "):
-            shape = shape.removeprefix("narrow ") if design.widths[0] < _TIMM_CONV_MLP_BELOW else ""
+            shape = shape.removeprefix("narrow ") if design.widths[0] < TIMM_CONV_MLP_BELOW else ""
         renamed[theirs] = shaped(tensor, shape)
     return renamed
 
