@@ -24,6 +24,7 @@ from nextify.data.preprocessing import normalized
 from nextify.evaluation.identity import check_same, digest, fingerprint
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confidence_gap, confusion, per_class, wilson
 from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
+from nextify.evaluation.runner import why_not_finite
 from nextify.evaluation.seen import trained_on
 from nextify.kernels import install
 from nextify.system import processes
@@ -183,12 +184,19 @@ class BundleNetwork:
         """``(N, K)`` probabilities of a whole set, or with ``raw`` logits, in order.
 
         Of several processes each computes its run of the images, and all get the whole; every process must call this.
+        Raises ``DataError`` where outputs are NaN or infinite.
         """
         pixels = (images.load(i) for i in own_run(len(images)))
         own: list[Floats] = []
         while batch := [self.settings.pixels(image) for image in islice(pixels, self.settings.batch_size(BATCH))]:
             own.append(self.outputs(torch.stack(batch), raw=raw))
-        return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
+        found = np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
+        if len(bad := np.flatnonzero(~np.isfinite(found).all(1))):
+            raise DataError(
+                f"the outputs of {len(bad):,} of {plural(len(found), 'image')} are NaN or infinite, the first being "
+                f"{images.name(int(bad[0]))}: {why_not_finite(self.settings)}"
+            )
+        return found
 
     def outputs(self, pixels: Tensor, *, raw: bool = False) -> Floats:
         """``(B, K)`` probabilities of one class per image, or with ``raw`` logits, of uint8 ``pixels (B, H, W, C)`` as
@@ -259,7 +267,7 @@ def evaluate(
     Raises:
         WeightsError: no bundle, or a damaged one; no class names and more than one possible order; a network for
             several labels per image, which ``evaluate_multilabel`` measures.
-        DataError: classes that the bundle does not know; several labels per image.
+        DataError: classes that the bundle does not know; several labels per image; outputs that are NaN or infinite.
         TypeError: ``images`` is not an ``Images``.
         UnusableFolder: ``out`` holds another evaluation.
     """

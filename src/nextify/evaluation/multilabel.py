@@ -100,7 +100,8 @@ def evaluate_multilabel(
 
     Raises:
         WeightsError: no bundle, a damaged one, or one for one class per image.
-        DataError: labels that the bundle does not know; images of one class each, or without any label.
+        DataError: labels that the bundle does not know; images of one class each, or without any label; outputs that
+            are NaN or infinite.
         TypeError: ``images`` is not an ``Images``.
         UnusableFolder: ``out`` holds another evaluation.
     """

@@ -1,7 +1,7 @@
 """Classify images: files, folders, patterns, and images in memory, with a bundle's classes and their probabilities.
 
-An unreadable image yields a prediction with an error; the others are classified all the same. Images from files and
-from memory are prepared exactly as the training's test images were.
+An unreadable image, or one whose outputs are NaN or infinite, yields a prediction with an error; the others are
+classified all the same. Images from files and from memory are prepared exactly as the training's test images were.
 """
 
 import glob
@@ -21,7 +21,7 @@ from nextify.data.bands import check_agree, checked, with_bands
 from nextify.data.decode import EXTENSIONS, PLUGINS, Pixels, UnreadableImage, decode, quiet, why_unread
 from nextify.data.encoded import read_file
 from nextify.data.preprocessing import normalized
-from nextify.evaluation.runner import Runner, probabilities
+from nextify.evaluation.runner import NOT_FINITE, Runner, probabilities, why_not_finite
 from nextify.system.text import as_csv, valid_unicode
 
 BATCH = 64
@@ -129,6 +129,9 @@ class Predictor:
                 yield entry
                 continue
             row = next(rows)
+            if not np.isfinite(row).all():
+                yield Prediction(entry[0], (), f"{NOT_FINITE}: {why_not_finite(self.preprocessing)}")
+                continue
             best = (-row).argsort(kind="stable")
             if top is None and self.about.thresholds:
                 best = best[row[best] >= np.array(self.about.thresholds)[best]]

@@ -25,10 +25,11 @@ from nextify.evaluation.corruption_names import ALEXNET, CORRUPTIONS, SEVERITIES
 from nextify.evaluation.corruptions import SMALLEST_SIDE, published_size
 from nextify.evaluation.evaluate import MatchedNetwork, Measurement, Part, measurement, part_of
 from nextify.evaluation.identity import fingerprint
+from nextify.evaluation.runner import why_not_finite
 from nextify.evaluation.seen import trained_on
 from nextify.system.native import Mode
 from nextify.system.text import several
-from nextify.weights import Loaded, load
+from nextify.weights import Loaded, WeightsError, load
 from nextify.weights.class_names import ClassOrder, Order, is_word
 
 BATCH = 64
@@ -109,7 +110,7 @@ def measure(
             The figures do not depend on it.
 
     Raises:
-        WeightsError: the bundle is missing or damaged.
+        WeightsError: the bundle is missing or damaged, or its outputs are NaN or infinite.
         DataError: the images have classes that the bundle does not know, or there are none.
         ValueError: a corruption or severity does not exist, or two settings contradict each other.
         TypeError: ``images`` is not an ``Images``.
@@ -296,6 +297,8 @@ class _Network(MatchedNetwork):
     def answer(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[Right, Confidence]:
         """Whether each image's most probable class is right, and its probability; ``(N,)`` each."""
         found = self.outputs(torch.from_numpy(pixels))
+        if not np.isfinite(found).all():
+            raise WeightsError(f"the network's outputs are NaN or infinite: {why_not_finite(self.settings)}")
         labels = self.label_of[classes]
         if self.present is not None:
             found = found[:, self.present]

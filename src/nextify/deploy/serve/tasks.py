@@ -22,7 +22,7 @@ from nextify.deploy.explain import heat_map
 from nextify.evaluation.dense_pictures import class_color
 from nextify.evaluation.dense_predict import LEAST_SCORE, DensePrediction, index_png, named
 from nextify.evaluation.finder import Finder
-from nextify.evaluation.runner import Network, Runner, probabilities
+from nextify.evaluation.runner import NOT_FINITE, Network, Runner, probabilities
 from nextify.networks.dense.design import MOST_BOXES
 from nextify.weights.bundle import About, DenseAbout
 
@@ -148,7 +148,7 @@ class Dense(Task):
     def run(self, network: Finder, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
         outputs = network.outputs(batch)
         if isinstance(outputs, torch.Tensor) and not outputs.isfinite().all():
-            raise FloatingPointError("its outputs are NaN or infinite")
+            raise FloatingPointError(NOT_FINITE)
         if call == INFER:
             return [self.tensor(output) for output in outputs]
         rows = []

@@ -22,7 +22,7 @@ from nextify.deploy.dense import open_finder
 from nextify.deploy.runners import open_runner
 from nextify.deploy.serve.tasks import ENCODED, PREDICT, Array, task_of
 from nextify.evaluation.finder import Finder
-from nextify.evaluation.runner import Network, Runner
+from nextify.evaluation.runner import NOT_FINITE, Network, Runner
 from nextify.system.allocator import keep_freed_memory
 from nextify.system.native import Mode
 from nextify.system.processes import worker_context
@@ -143,7 +143,7 @@ class InProcess:
     def _finite(self, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
         rows = self.task.run(self.network, call, batch, arguments)
         if not all(np.isfinite(row).all() for row in rows):
-            raise Failed("its outputs are NaN or infinite")
+            raise Failed(NOT_FINITE)
         return rows
 
     def kill(self) -> None:
