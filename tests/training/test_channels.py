@@ -115,6 +115,24 @@ def test_colour_augmentation_is_off_and_cannot_be_asked_for(fields: Path) -> Non
         prepare(Request("convnext_atto", scale="tiny", epochs=100, settings={"rand_augment.magnitude": 5}), images)
 
 
+@pytest.mark.parametrize(("scale", "offset"), [(1, 5e6), (5e-9, 0), (1e8, 0)])
+def test_values_too_large_or_small_to_normalize_are_refused_before_training(
+    scale: float, offset: float, tmp_path: Path, capsys: Captured
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(8):
+            values = rng.normal(size=(16, 16, 2)).astype(np.float32)
+            values[..., 1] = values[..., 1] * scale + offset
+            np.save(tmp_path / "data" / name / f"{i}.npy", values)
+    wanted = ["train", "convnext_atto", "--data", str(tmp_path / "data"), "--epochs", "1", *FAST]
+    assert main([*wanted, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "channel 2 of the training images has a mean of" in error
+    assert "scale its values by a constant" in error
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_trained_weights_of_three_channels_are_adapted(channels: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -19,6 +19,7 @@ from nextify.data.decode import Pixels, UnreadableImage, decode, quiet, why_unre
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
 from nextify.data.kept import Kept
+from nextify.data.preprocessing import LARGEST, can_normalize
 from nextify.system.text import plural, printable
 
 Labels = npt.NDArray[np.int64]
@@ -275,7 +276,7 @@ class Images(DataSet[ImageSet]):
 
 def measured(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation over all pixels of each channel, to six digits; a channel of one value has 1 for the
-    latter. Raises ``DataError`` as ``load`` does."""
+    latter. Raises ``DataError`` as ``load`` does, and for values too large or too small to normalize."""
     count = min(MEASURED, len(images))
     places = np.arange(count) * len(images) // count
     total = squares = np.zeros(())
@@ -287,4 +288,12 @@ def measured(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = total / pixels
     deviation = np.sqrt(np.maximum(squares / pixels - np.square(mean), 0))
     deviation = np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1e-3), deviation, 1.0)
-    return tuple(float(f"{x:.6g}") for x in mean), tuple(float(f"{x:.6g}") for x in deviation)
+    means, deviations = (tuple(float(f"{x:.6g}") for x in values) for values in (mean, deviation))
+    for channel, (m, s) in enumerate(zip(means, deviations, strict=True), 1):
+        if not can_normalize(m, s):
+            raise DataError(
+                f"channel {channel} of the training images has a mean of {m:g} and a standard deviation of {s:g}, but "
+                f"a network takes means up to {LARGEST:g} and deviations from {1 / LARGEST:g} to {LARGEST:g}: scale "
+                f"its values by a constant, or replace no-data values"
+            )
+    return means, deviations

@@ -34,7 +34,7 @@ BATCH_PIXELS = 2**26
 """Pixels of all images of a batch, 256 images of 512×512."""
 _PLAIN_UP_TO = 2**26
 """Pixels of a resized image up to which the whole of it is made where antialiasing is off."""
-_LARGEST = 1e6
+LARGEST = 1e6
 """Of a mean and a standard deviation: pixels beyond it would be infinite as a network computes."""
 _FILTER_REACH = 3
 """Pixels to each side of which the widest filter (Lanczos) makes a pixel, in the coarser of the two images."""
@@ -61,6 +61,11 @@ def _number(value: object) -> float:
     if isinstance(value, bool | str):
         raise TypeError("no number")
     return float(value)  # type: ignore[arg-type]
+
+
+def can_normalize(mean: float, std: float) -> bool:
+    """Whether a channel of this mean and standard deviation can be normalized by them."""
+    return abs(mean) <= LARGEST and 1 / LARGEST <= std <= LARGEST
 
 
 class PreprocessingError(ValueError):
@@ -119,12 +124,11 @@ class Preprocessing:
         if (
             len(self.mean) != len(self.std)
             or len(self.mean) not in counts
-            or not all(abs(m) <= _LARGEST for m in self.mean)
-            or not all(1 / _LARGEST <= s <= _LARGEST for s in self.std)
+            or not all(map(can_normalize, self.mean, self.std))
         ):
             raise PreprocessingError(
-                f"mean and std need {' or '.join(map(str, counts))} numbers each, mean up to {_LARGEST:g} and std "
-                f"from {1 / _LARGEST:g} to {_LARGEST:g}; got {shortened(self.mean)} and {shortened(self.std)}"
+                f"mean and std need {' or '.join(map(str, counts))} numbers each, mean up to {LARGEST:g} and std "
+                f"from {1 / LARGEST:g} to {LARGEST:g}; got {shortened(self.mean)} and {shortened(self.std)}"
             )
 
     def _convert(self, name: str, convert: Callable[[Any], object], wanted: str) -> None:
