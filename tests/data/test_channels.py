@@ -156,6 +156,56 @@ def test_a_colour_picture_is_gray_as_one_channel() -> None:
     np.testing.assert_allclose(of_memory(image, 1), expected, rtol=1e-6)
 
 
+def see_through(mode: str) -> Image.Image:
+    """Noise with an alpha of noise; of a palette or gray its opaque colours, such as 38 and 130."""
+    rgba = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 6, 4), np.uint8))
+    return rgba.convert("RGB").convert(mode) if mode in ("L", "P") else rgba.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "save"),
+    [
+        ("RGBA", "PNG", {}),
+        ("LA", "PNG", {}),
+        ("L", "PNG", {"transparency": 130}),
+        ("P", "PNG", {"transparency": bytes(range(0, 256, 2))}),
+        ("P", "GIF", {"transparency": 38}),
+        ("RGBA", "WEBP", {"lossless": True}),
+    ],
+)
+def test_a_transparent_picture_of_one_channel_is_laid_on_white(mode: str, kind: str, save: dict[str, Any]) -> None:
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    data = encoded(see_through(mode), kind, exif=orientation, **save)
+    expected = np.asarray(Image.fromarray(decode(data)).convert("L"))[..., None]
+    np.testing.assert_array_equal(decode(with_bands(data, 1)), numbers(expected, 1))
+    np.testing.assert_array_equal(of_memory(Image.open(io.BytesIO(data)), 1), numbers(expected, 1))
+
+
+def test_what_transparent_pixels_hide_does_not_count() -> None:
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0] = (255, 255, 255, 255)
+    assert decode(with_bands(encoded(Image.fromarray(pixels)), 1)).min() == 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_a_band_like_any_other_of_several(mode: str) -> None:
+    image = see_through(mode)
+    count = len(mode)
+    for kind in ("PNG", "TIFF"):
+        found = decode(with_bands(encoded(image, kind), count))
+        np.testing.assert_array_equal(found, numbers(np.asarray(image), count))
+        np.testing.assert_array_equal(of_memory(image, count), found)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_further_bands_of_a_tiff_are_not_taken_for_transparency(mode: str) -> None:
+    data = encoded(see_through(mode), "TIFF")
+    for read in (lambda: with_bands(data, 1), lambda: of_memory(Image.open(io.BytesIO(data)), 1)):
+        with pytest.raises(UnreadableImage, match=f"{len(mode)} channels, but --channels 1 asks for 1"):
+            read()
+
+
 def test_sixteen_bits_stay_sixteen_bits() -> None:
     data = encoded(Image.fromarray(np.array([[1, 65_535]], np.uint16)))
     assert decode(with_bands(data, 1))[0, :, 0].tolist() == pytest.approx([1 / 65_535, 1.0])

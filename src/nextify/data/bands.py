@@ -24,8 +24,11 @@ from nextify.data.decode import (
     Numbers,
     Pixels,
     UnreadableImage,
+    colours,
     eight_bits,
     from_memory,
+    has_further_bands,
+    has_transparency,
     load,
     opened,
     refuse_signed,
@@ -215,9 +218,15 @@ def _all_bands(data: bytes, channels: int) -> Values:
 
 
 def _all_of(image: Image.Image, channels: int) -> Values:
-    """``(H, W, bands)``; a colour picture of which one channel is wanted is made gray."""
-    to_gray = channels == 1 and not image.mode.startswith(("I", "L", "1", "F"))
-    return _of_image(image.convert("L") if to_gray else image, floats=True)
+    """``(H, W, bands)``; a picture of which one channel is wanted is made gray, and laid on white where it is
+    transparent. What a TIFF has beside its colours is left for an error: it need not be transparency."""
+    load(image)
+    if channels > 1 or has_further_bands(image):
+        return _of_image(image, floats=True)
+    if has_transparency(image):
+        return np.asarray(Image.fromarray(colours(image)).convert("L"))[..., None]
+    is_gray = image.mode.startswith(("I", "L", "1", "F"))
+    return _of_image(image if is_gray else image.convert("L"), floats=True)
 
 
 def _pages(data: bytes, channels: int) -> Values:

@@ -114,8 +114,8 @@ def read_header(data: bytes) -> Header:
         orientation = image.getexif().get(_ORIENTATION, 1)
         if stored_orientation(image) in _TURNED:
             width, height = height, width
-        further = _further_bands(image)
-        transparent = _has_transparency(image) and not further
+        further = has_further_bands(image)
+        transparent = has_transparency(image) and not further
         hidden = transparent and _is_hidden(_with_alpha(image))
         traits = (
             "g" * (image.mode in _GRAY)
@@ -145,7 +145,7 @@ def decode(data: bytes) -> Pixels:
     if isinstance(data, Numbers):
         return data.values()  # type: ignore[return-value]
     with opened(data) as image:
-        return _pixels(image)
+        return colours(image)
 
 
 def from_memory(image: object) -> Pixels:
@@ -162,7 +162,7 @@ def from_memory(image: object) -> Pixels:
     """
     if isinstance(image, Image.Image):
         with refusing():
-            pixels = _pixels(image)
+            pixels = colours(image)
     elif isinstance(image, np.ndarray):
         gray = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
         if image.dtype != np.uint8 or not (gray or (image.ndim == 3 and image.shape[2] == 3)):
@@ -332,14 +332,15 @@ def _is_whole(image: Image.Image, data: bytes) -> bool:
             return False
 
 
-def _further_bands(image: Image.Image) -> bool:
+def has_further_bands(image: Image.Image) -> bool:
     """Whether a TIFF has bands beside gray or colour."""
     if image.format != "TIFF" or image.mode not in ("LA", "RGB", "RGBA"):
         return False
     return bool(image.tag_v2.get(_SAMPLES, 1) > (1 if image.mode == "LA" else 3))  # type: ignore[attr-defined]
 
 
-def _has_transparency(image: Image.Image) -> bool:
+def has_transparency(image: Image.Image) -> bool:
+    """Whether an image has an alpha channel, or a transparent colour."""
     alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
     return alpha or ("transparency" in image.info and image.mode in ("1", "L", "P", "RGB"))
 
@@ -355,7 +356,8 @@ def load(image: Image.Image) -> None:
         image.filename = name  # type: ignore[attr-defined]
 
 
-def _pixels(image: Image.Image) -> Pixels:
+def colours(image: Image.Image) -> Pixels:
+    """``(H, W, 3)`` RGB, upright, and laid on white where it is transparent."""
     load(image)
     return upright(np.asarray(_rgb(image)), stored_orientation(image))
 
@@ -366,9 +368,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     refuse_signed(image)
     if image.mode.startswith("I"):
         image = Image.fromarray(eight_bits(sixteen_bits(image)))
-    elif _has_transparency(image):
+    elif has_transparency(image):
         over = _with_alpha(image)
-        if _further_bands(image) or _is_hidden(over):
+        if has_further_bands(image) or _is_hidden(over):
             return over.convert("RGB")
         return Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
