@@ -321,6 +321,17 @@ def test_numpy_files_beside_pictures_are_no_images(shapes: Path, tmp_path: Path)
     assert images.left_out[".npy files, which are not supported: convert them to .png or .jpg"] == ["red/embedding.npy"]
 
 
+def test_numpy_files_beside_a_table_that_lists_some_are_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(6):
+        np.save(tmp_path / f"{i}.npy", spectra(i))
+    rows = [f"{i}.npy,{'ab'[i % 2]},val" for i in range(4)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+    monkeypatch.chdir(tmp_path)
+    for source in ("list.csv", str(tmp_path / "list.csv")):
+        images = open_images(source, to_train=False)
+        assert images.left_out == {"images that list.csv does not list": ["4.npy", "5.npy"]}
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     root = write_set(tmp_path / "data", lambda path, x: np.save(path, x), ".npy")
     (root / "b" / "3.npy").write_bytes(b"\x93NUMPY")

@@ -20,7 +20,7 @@ from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep
 from nextify.data.source import EMBEDDED, KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
 from nextify.data.sources.annotated import format_of, not_coco
-from nextify.data.sources.folder import ARCHIVES, list_folder, list_unlabelled, numpy_files
+from nextify.data.sources.folder import ARCHIVES, holds_numpy, list_folder, list_unlabelled, numpy_files
 from nextify.data.sources.hugging_face import list_hugging_face
 from nextify.data.sources.listing import Found, Listing, arrange, split_train
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
@@ -215,7 +215,7 @@ def _found(source: str, splitting: Splitting) -> Found:
             return list_tar(shards, splitting)
         if (shards := shards_in(path, ".parquet", splitting)) is not None:
             return list_parquet(shards, splitting)
-        with numpy_files(path):
+        with numpy_files(holds_numpy(path)):
             return list_metadata(path, splitting) or list_folder(path, splitting)
     pattern = is_pattern(source) and suffix in (".tar", ".parquet")
     if path.exists() and not path.is_file():

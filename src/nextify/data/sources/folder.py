@@ -47,7 +47,7 @@ SERVER_FOLDERS = frozenset(
     | {"System Volume Information", "Thumbs"}
 )
 _NUMPY_TOO: ContextVar[bool] = ContextVar("numpy_too", default=False)
-"""Whether NumPy files count as images: they do in a folder without any other image (``numpy_files``)."""
+"""Whether NumPy files count as images: in a folder without any other image, and beside a table that lists some."""
 _MARKER = re.compile(r"(preflight|nextify|study|index-[0-9a-f]{16})\.json|checkpoint\.pt")
 """Files that tell a folder of our results; those of ``_SIGNED`` do where they name us too, as others use such names."""
 _SIGNED = frozenset({"result.json", "results.json", "evaluation.json", "robustness.json"})
@@ -423,21 +423,28 @@ def _hidden(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file has an image's extension."""
-    extension = os.path.splitext(name)[1].lower()
-    return extension in EXTENSIONS or (extension in NUMPY and _NUMPY_TOO.get())
+    return os.path.splitext(name)[1].lower() in EXTENSIONS or (is_numpy(name) and _NUMPY_TOO.get())
+
+
+def is_numpy(name: str) -> bool:
+    """Whether a file has the extension of a NumPy file."""
+    return os.path.splitext(name)[1].lower() in NUMPY
+
+
+def holds_numpy(root: Path) -> bool:
+    """Whether a folder holds NumPy files and no other image."""
+    found = False
+    for name, _ in files_below(root):
+        if os.path.splitext(name)[1].lower() in EXTENSIONS:
+            return False
+        found = found or is_numpy(name)
+    return found
 
 
 @contextmanager
-def numpy_files(root: Path) -> Iterator[None]:
-    """Within, NumPy files are images if ``root`` holds some and no other image."""
-    found = False
-    for name, _ in files_below(root):
-        extension = os.path.splitext(name)[1].lower()
-        if extension in EXTENSIONS:
-            found = False
-            break
-        found = found or extension in NUMPY
-    before = _NUMPY_TOO.set(found)
+def numpy_files(count: bool) -> Iterator[None]:
+    """Within, whether NumPy files count as images."""
+    before = _NUMPY_TOO.set(count)
     try:
         yield
     finally:

@@ -17,7 +17,15 @@ from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
 from nextify.data.source import NO_REGRESSION, LabelTask
 from nextify.data.sources.columns import DIVIDING, GROUP, divided, ungrouped
-from nextify.data.sources.folder import data_folders, files_below, files_in, part_folders, reason_of
+from nextify.data.sources.folder import (
+    data_folders,
+    files_below,
+    files_in,
+    is_numpy,
+    numpy_files,
+    part_folders,
+    reason_of,
+)
 from nextify.data.sources.listing import Found, no_label
 from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import Splitting, choose_parts, kind_of
@@ -75,7 +83,7 @@ def list_manifest(path: Path, splitting: Splitting) -> Found:
     table = read_table(path)
     folders = {os.path.normpath(os.path.join(path.parent, place)) for place in {*map(os.path.dirname, table.paths)}}
     beside = (
-        (os.path.join(folder, name), reason_of(name))
+        (os.path.normpath(os.path.join(folder, name)), reason_of(name))
         for folder in filter(os.path.isdir, sorted(folders))
         for name in files_in(Path(folder), hidden=True)
     )
@@ -131,9 +139,10 @@ def _list(
                         f"fill them in or leave those rows out")  # fmt: skip
     listed = {os.path.normpath(os.path.join(root, path)) for path in {*own, *table.paths}}
     left: dict[str, list[str]] = {}
-    for path, reason in beside:
-        if path not in listed:
-            left.setdefault(reason or f"images that {where} does not list", []).append(os.path.relpath(path, root))
+    with numpy_files(any(map(is_numpy, table.paths))):  # for the reasons, which are found as they are asked for
+        for path, reason in beside:
+            if path not in listed:
+                left.setdefault(reason or f"images that {where} does not list", []).append(os.path.relpath(path, root))
     groups = table.groups and ["" if no_label(group) else group.strip() for group in table.groups]
     splits = table.splits and [split.strip().lower() for split in table.splits]
     stated = table.stated(splitting.task)
