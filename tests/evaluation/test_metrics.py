@@ -52,6 +52,11 @@ def test_top_five_of_three_classes_is_all() -> None:
     assert accuracy(np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]), np.array([0, 2])).top5 == 100
 
 
+def test_scores_that_are_nan_are_right_for_no_class() -> None:
+    found = accuracy(np.array([[np.nan, 0.5], [np.nan, np.nan], [0.1, 0.9], [0.9, 0.1]]), np.array([0, 0, 1, 0]))
+    assert (found.top1, found.top5) == (50, 50)
+
+
 def test_metrics_refuse_tables_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="no images"):
         accuracy(np.zeros((0, 3)), np.zeros(0, int))

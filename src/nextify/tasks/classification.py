@@ -64,12 +64,13 @@ class Hits(NamedTuple):
     def of(cls, scores: Tensor, labels: Tensor) -> Self:
         """Count ``scores (N, K)``, logits or probabilities, against ``labels (N,)``; a label below 0 is not counted.
 
-        Of equal scores, which bfloat16 has now and then, the first counts as the higher.
+        Of equal scores, which bfloat16 has now and then, the first counts as the higher. An image whose scores have a
+        NaN is wrong.
         """
         if len(scores) != len(labels):
             raise ValueError(f"each image needs one label: got scores {tuple(scores.shape)} and {len(labels)} labels")
         best = scores.argsort(dim=-1, descending=True, stable=True)[:, :5]  # (N, 5)
-        hit = best == labels[:, None]
+        hit = (best == labels[:, None]) & ~scores.isnan().any(1, keepdim=True)
         counted = labels >= 0
         right = hit[counted, 0].cpu().numpy().astype(np.uint8)
         return cls(int(right.sum()), int(hit.any(1).sum()), int(counted.sum()), right.tobytes())
