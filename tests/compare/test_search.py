@@ -1,5 +1,6 @@
 """Search: designs within a budget, successive halving with trainings that take no time, and one that trains."""
 
+import csv
 import functools
 import json
 from dataclasses import replace
@@ -10,11 +11,12 @@ import torch
 
 import nextify
 from nextify.cli import main
+from nextify.cli.search import Options
 from nextify.compare import search_report
 from nextify.compare.budget import BudgetError, limits
-from nextify.compare.designs import AIM, Candidate, drawn, family, grown, near, used
+from nextify.compare.designs import AIM, UNFIT, Candidate, drawn, family, grown, near, used
 from nextify.compare.records import Row
-from nextify.compare.search import ETA, UNFIT, Search
+from nextify.compare.search import ETA, Search
 from nextify.compare.search_results import Settings
 from nextify.fitting.fit import fit_design
 from nextify.fitting.scale import scale
@@ -170,6 +172,7 @@ def test_a_bad_budget_is_one_line(capsys):
     assert main(["search", "--budget", "latency<10"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("nextify: --budget knows latency in ms")
+    assert "throughput" not in error
     assert error.count("\n") == 1
 
 
@@ -281,6 +284,8 @@ def test_another_search_in_the_same_folder_is_refused(made):
     made(alone=True).run()
     with pytest.raises(UnusableFolder, match="another budget: choose another --out"):
         made(budget="latency<3ms")
+    with pytest.raises(UnusableFolder, match="another number of threads for latency: choose another --out"):
+        made(latency_threads=7)
     made(alone=True, seeds=3)
 
 
@@ -301,6 +306,8 @@ def test_a_budget_that_no_design_keeps_is_refused_without_a_training(made):
     with pytest.raises(BudgetError, match="do not stay within --budget macs<10; the nearest takes multiply-adds"):
         made(engine=engine, budget="macs<10").run()
     assert engine.trained == []
+    with pytest.raises(BudgetError, match=r"takes parameters .*: give more$"):
+        made(engine=engine, budget="parameters<10").run()
     measured = []
     search = made(budget="latency<10us")
     search.measure = lambda design: measured.append(design) or cheap(design)
@@ -308,6 +315,63 @@ def test_a_budget_that_no_design_keeps_is_refused_without_a_training(made):
         search.run()
     assert len(measured) <= UNFIT
     made(engine=engine, budget="macs<100M", alone=True)  # nothing was trained, so the folder is free for another budget
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Two designs within the budget, then none; random search draws none at all."""
+    designs = [TINY.with_(widths=tuple(width + 4 * i for width in TINY.widths)) for i in range(200)]
+    shares = {"search": [0.5, 0.9] + [1.5] * 198, "random": [1.5] * 200}
+
+    def drawn(arm, *given):
+        known = given[-1]
+        for i in range(len(known), 200):
+            yield Candidate(f"{arm}-{i + 1}", "a row", designs[i], cheap(designs[i]), shares[arm][i])
+
+    monkeypatch.setattr(nextify.compare.search, "near", drawn)
+
+
+@pytest.mark.parametrize("engine", [Instant(), Instant(2)])
+def test_a_budget_that_few_designs_keep_is_searched_with_these(made, few, members, tmp_path, engine):
+    members.clear()
+    try:
+        found = made(engine=engine).run()
+    except KeyboardInterrupt:
+        found = made().run()
+    assert sum(t.arm == "search" for t in found.tried) == 2 + UNFIT
+    assert sorted(t.candidate.name for t in found.tried if t.epochs) == ["search-1", "search-2"]
+    assert [final.arm for final in found.finals] == ["search"]
+    said = search_report.notes(found)
+    assert "The search ended before its time, as the last 60 designs that it drew were over the budget." in said
+    assert "No design that random search drew keeps the budget." in said
+    assert "No member of the families keeps the budget." in said
+    words = [text.get_text() for text in search_report.figure(found).texts]
+    assert "● search" in words
+    assert "● families" not in words
+
+
+def test_depths_and_widths_are_those_of_the_trained_design(made, tmp_path):
+    found = made(alone=True, minutes=0.05).run()
+    search_report.write(found, tmp_path)
+    lines = list(csv.DictReader((tmp_path / "search.csv").read_text().splitlines()))
+    for line, tried in zip(lines, found.tried, strict=True):
+        assert line["depths"] == "-".join(map(str, tried.candidate.design.depths))
+        assert line["widths"] == "-".join(map(str, tried.candidate.design.widths))
+        assert "depths" not in line["origin"]
+        assert "widths" not in line["origin"]
+
+
+def test_latencies_of_seconds_are_written_out():
+    assert limits("latency<1s")[0].shown(Row("", 32, "measured", latency_ms_p50=9220.4)) == "median latency 9,220 ms"
+
+
+def test_one_rung_of_one_epoch_is_told_as_such(made):
+    said = " ".join(search_report.notes(made(epochs=1, alone=True, minutes=0.05).run()))
+    assert "designs for 1 epoch. Of all" in said
+
+
+def test_python_and_the_command_ask_for_the_same_precision():
+    assert Settings("macs<20M").precision == Options(budget="macs<20M").machine.precision
 
 
 class InProcess:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nextify.report.text import count, percent
+from nextify.report.text import count, percent, three_digits
 from nextify.study.statistics import conclude
 from nextify.system.text import plural
 from nextify.tasks.metric_specs import ACCURACY
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nextify.compare.results import Results
 
 EXAMPLES = "latency<20ms, throughput>100, memory<500MiB, macs<5G, parameters<30M"
+SEARCH_EXAMPLES = "latency<10ms, macs<20M, parameters<1M"
 
 
 class BudgetError(ValueError):
@@ -83,25 +84,25 @@ class Limit:
         """``median latency 18.3 ms``."""
         quantity = QUANTITIES[self.name]
         found = getattr(row, quantity.key)
-        digits = f"{found:,.0f}" if self.name == "memory" else f"{found:.3g}" if quantity.unit else count(found)
+        digits = f"{found:,.0f}" if self.name == "memory" else three_digits(found) if quantity.unit else count(found)
         return f"{quantity.words} {digits}{quantity.unit}"
 
 
-def read(expression: str) -> tuple[Limit, ...]:
+def read(expression: str, examples: str = EXAMPLES) -> tuple[Limit, ...]:
     """The limits of an expression. Raises ``BudgetError`` with examples."""
     limits = []
     for part in expression.split(","):
         found = _LIMIT.fullmatch(part)
         if found is None or found[1] not in QUANTITIES:
-            raise BudgetError(f"--budget cannot be read at {part.strip()!r}; examples: {EXAMPLES}")
+            raise BudgetError(f"--budget cannot be read at {part.strip()!r}; examples: {examples}")
         name, sign, equal, number, unit = found.groups()
         quantity = QUANTITIES[name]
         if sign != quantity.sign:
-            raise BudgetError(f"--budget limits {name} by {quantity.sign}, not {sign}; examples: {EXAMPLES}")
+            raise BudgetError(f"--budget limits {name} by {quantity.sign}, not {sign}; examples: {examples}")
         if unit not in quantity.units:
             units = ", ".join(u for u in quantity.units if u)
             raise BudgetError(
-                f"--budget knows {name} in {units}, not in {unit or 'bare numbers'}; examples: {EXAMPLES}"
+                f"--budget knows {name} in {units}, not in {unit or 'bare numbers'}; examples: {examples}"
             )
         limits.append(Limit(name, float(number) * quantity.units[unit], part.strip(), bool(equal)))
     return tuple(limits)
@@ -110,12 +111,12 @@ def read(expression: str) -> tuple[Limit, ...]:
 def limits(budget: str) -> tuple[Limit, ...]:
     """The limits of a search's budget. Raises ``BudgetError`` for one that cannot be read, or that names another
     quantity."""
-    found = read(budget)
+    found = read(budget, SEARCH_EXAMPLES)
     for limit in found:
         if limit.name not in SEARCHED:
             raise BudgetError(
                 f"a search is limited by {', '.join(SEARCHED)}, and --budget names {limit.name}; examples: "
-                f"latency<10ms, macs<20M"
+                f"{SEARCH_EXAMPLES}"
             )
         if not limit.value:
             raise BudgetError(f"--budget {limit.said} leaves no room for any network: give more than 0")

@@ -37,6 +37,8 @@ MEASUREMENTS = 7
 """Widths that are tried of a design."""
 NARROWEST, WIDEST = 1 / 3, 8.0
 """Times the scale's widths."""
+UNFIT = 60
+"""Designs in a row over the budget, after which no more are drawn."""
 FEWEST_CALLS = 10
 Measure = Callable[[Design], Row]
 
@@ -47,7 +49,7 @@ class Candidate:
 
     name: str
     origin: str
-    """How it came about, in words."""
+    """Where its decisions come from, in words; depths and widths are those of ``design``."""
     design: Design
     row: Row
     """What it costs here."""
@@ -58,6 +60,11 @@ class Candidate:
 def used(row: Row, within: Sequence[Limit]) -> float:
     """The largest share that a network takes of a limit."""
     return max(limit.share(row) or 0 for limit in within)
+
+
+def exhausted(tried: Sequence[Candidate]) -> bool:
+    """Whether the last ``UNFIT`` designs are all over the budget."""
+    return len(tried) >= UNFIT and all(each.used > 1 for each in tried[-UNFIT:])
 
 
 def measured(
@@ -127,11 +134,7 @@ def drawn(rng: np.random.Generator, scale: Scale, image_size: int) -> tuple[str,
     words = [f"{path.name} at {('baseline', *names)[place]}"]
     words += [f"{'plus' if name in taken else 'minus'} {name}" for name in names if name in flipped]
     words += ["pooled"] if design.downsampling == "pooled" else []
-    words += [
-        f"{design.kernel_size}×{design.kernel_size}",
-        f"depths {'-'.join(map(str, depths))}",
-        f"widths ×{growth:g}",
-    ]
+    words += [f"{design.kernel_size}×{design.kernel_size}"]
     return ", ".join(words), design
 
 

@@ -20,7 +20,18 @@ from typing import Any
 import numpy as np
 
 from nextify.compare.budget import BudgetError, limits
-from nextify.compare.designs import Candidate, Measure, family, measured, near, points, smallest, used
+from nextify.compare.designs import (
+    UNFIT,
+    Candidate,
+    Measure,
+    exhausted,
+    family,
+    measured,
+    near,
+    points,
+    smallest,
+    used,
+)
 from nextify.compare.records import Row
 from nextify.compare.search_report import write
 from nextify.compare.search_results import WORDS, Final, Found, Settings, Tried
@@ -30,7 +41,7 @@ from nextify.data.sources.listing import split_train
 from nextify.data.sources.parts import Splitting
 from nextify.evaluation.profiling import Conditions
 from nextify.fitting.fit import without_average
-from nextify.fitting.scale import scale
+from nextify.fitting.scale import SCALES, scale
 from nextify.paper.design import Design
 from nextify.study.conclusions import study_data
 from nextify.study.engine import Engine, EngineError, Event, Failed, LocalEngine
@@ -59,8 +70,12 @@ VALIDATION = 0.2
 """Share of the training images on which designs are judged."""
 ROUNDS = 5
 """Times that the winners' latencies are measured in turn at the end."""
-UNFIT = 60
-"""Designs in a row that take too much, after which a budget is taken to be too small."""
+OTHER = {
+    "images": "other images",
+    "epochs": "another number of epochs",
+    "latency_threads": "another number of threads for latency",
+}
+"""How a message names settings in which two searches differ, where it is not ``another`` and the name."""
 Watch = Callable[[Trainings, StudyEstimate], AbstractContextManager[Callable[[Event], None]]]
 
 
@@ -129,7 +144,8 @@ class Search:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise UnusableFolder(f"{self.path} holds no designs of a search ({error}): choose another --out") from error
         if other and self.ledger.known:
-            raise UnusableFolder(f"{self.store.root} holds a search with another {other[0]}: choose another --out")
+            words = OTHER.get(other[0], f"another {other[0].replace('_', ' ')}")
+            raise UnusableFolder(f"{self.store.root} holds a search with {words}: choose another --out")
 
     @property
     def path(self) -> Path:
@@ -192,7 +208,8 @@ class Search:
     # -- the three arms -----------------------------------------------------------------------------------------------
 
     def _candidates(self, arm: str) -> Iterator[Candidate]:
-        """The designs of an arm that stay within the limits, those of earlier runs first."""
+        """The designs of an arm that stay within the limits, those of earlier runs first, until ``UNFIT`` in a row do
+        not. Raises ``BudgetError`` where the search has none."""
         steps = self.epochs * self._prepared(self.images, self.epochs).steps_per_epoch
         own = self.tried.setdefault(arm, [])
         if arm == "family" and not own:
@@ -204,18 +221,19 @@ class Search:
         if arm == "family":
             return
         place = arm, self.settings.seed, scale(self.settings.scale), self.image_size, steps
-        if not own:  # with the smallest of each first, a budget too small for all of them is refused at once
+        if arm == "search" and not own:  # by the smallest of each, a budget too small for all is refused at once
             self._check_some_fit(self._cost(smallest(design)) for _, _, design in islice(points(*place), UNFIT))
-        for candidate in near(*place, self._cost, self.limits, tuple(own)):
-            own.append(candidate)
+        stream = near(*place, self._cost, self.limits, tuple(own))
+        while not exhausted(own):
+            own.append(candidate := next(stream))
             self._keep()
             if candidate.used <= 1:
                 yield candidate
-            elif len(own) >= UNFIT:
-                self._check_some_fit(each.row for each in own[-UNFIT:])
+        if arm == "search":
+            self._check_some_fit(each.row for each in own)
 
     def _check_some_fit(self, rows: Iterable[Row]) -> None:
-        """Raise ``BudgetError`` where none of the last designs stays within the limits."""
+        """Raise ``BudgetError`` where none of these designs stays within the limits."""
         over = []
         for row in rows:
             if used(row, self.limits) <= 1:
@@ -223,9 +241,11 @@ class Search:
             over.append(row)
         least = min(over, key=lambda row: used(row, self.limits))
         figures = ", ".join(limit.shown(least) for limit in self.limits)
+        smaller = ["a smaller --scale"] if self.settings.scale != next(iter(SCALES)) else []
+        smaller += ["a smaller --image-size"] if any(limit.name != "parameters" for limit in self.limits) else []
         raise BudgetError(
-            f"{UNFIT} designs in a row do not stay within --budget {self.settings.budget}; the nearest takes {figures}:"
-            f" give more, a smaller --scale or a smaller --image-size"
+            f"{len(over)} designs do not stay within --budget {self.settings.budget}; the nearest takes {figures}: "
+            f"give {', '.join(['more', *smaller[:-1]])}{''.join(f' or {each}' for each in smaller[-1:])}"
         )
 
     def _train(self, candidates: Sequence[Candidate], epochs: int) -> None:
@@ -257,6 +277,8 @@ class Search:
         while self._seconds(pool, first) < share and (more := list(islice(stream, 2 * self.side_by_side))):
             pool += more
             self._train(pool, first)
+        if not pool:
+            return None
         for before, epochs in pairwise(self.rungs):
             pool = self._best(pool, before)[: max(1, len(pool) // ETA)]
             self.note(f"{WORDS[arm]}: {plural(len(pool), 'design')} for {plural(epochs, 'epoch')}")
@@ -264,15 +286,17 @@ class Search:
                 self._train(pool, epochs)
         return next(iter(self._best(pool, self.rungs[-1])), None)
 
-    def _random(self) -> Candidate:
-        """Random search: designs in full, until they have cost at least what the search has."""
+    def _random(self) -> Candidate | None:
+        """Random search: designs in full, until they have cost at least what the search has; None where none keeps the
+        budget."""
         stream, pool = self._candidates("random"), list[Candidate]()
         cost = self._seconds(self.tried["search"], *self.rungs)
         while not pool or self._seconds(pool, self.epochs) < cost:
-            more = list(islice(stream, self.side_by_side))
+            if not (more := list(islice(stream, self.side_by_side))):
+                break
             pool += more
             self._train(pool, self.epochs)
-        return self._best(pool, self.epochs)[0]
+        return next(iter(self._best(pool, self.epochs)), None)
 
     def run(self) -> Found:
         """Search and compare; writes only what a search that goes on needs. Raises ``BudgetError`` where no design
@@ -282,7 +306,8 @@ class Search:
         assert winner is not None  # a rung of which nothing is left raises
         chosen = {"search": winner}
         if not self.settings.alone:
-            chosen["random"] = self._random()
+            if (drawn := self._random()) is not None:
+                chosen["random"] = drawn
             if (member := self._halve("family")) is not None:
                 chosen["family"] = member
         latency = self._in_turn(chosen)

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from nextify.compare.budget import QUANTITIES, limits
-from nextify.compare.designs import Candidate
+from nextify.compare.designs import UNFIT, Candidate, exhausted
 from nextify.compare.figures import front
 from nextify.compare.search_results import WORDS, Final, Found, Tried
 from nextify.report import text
@@ -44,13 +44,20 @@ def _p(final: Final) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return text.ABSENT if value is None else f"{value:.3g}"
+    return text.ABSENT if value is None else text.three_digits(value)
+
+
+def _dashed(stages: Sequence[int]) -> str:
+    """``1-2-3-1``: one number per stage."""
+    return "-".join(map(str, stages))
 
 
 FINALS: list[Column[Final]] = [
     Column("", "design", "", lambda f: f"{WORDS[f.arm]}: {f.candidate.name}", TABLES, css="text"),
     Column("", "made from", "", lambda f: f.candidate.origin, PAGES, css="text"),
-    Column("", "latency", "ms", lambda f: f"{median(f.latency_ms):.3g}", TABLES),
+    Column("", "depths", "", lambda f: _dashed(f.candidate.design.depths), PAGES, css="text"),
+    Column("", "widths", "", lambda f: _dashed(f.candidate.design.widths), PAGES, css="text"),
+    Column("", "latency", "ms", lambda f: text.three_digits(median(f.latency_ms)), TABLES),
     Column("", "multiply-adds", "", lambda f: text.count(f.candidate.row.macs), TABLES, narrow="mult-\nadds"),
     Column("", "parameters", "", lambda f: text.count(f.candidate.row.parameters), TABLES, narrow="param-\neters"),
     Column("", "n", "", lambda f: str(f.statistics.summary.n), TABLES),
@@ -63,6 +70,8 @@ TRIED: list[Column[Tried]] = [
     Column("arm", "arm", shown=PAGES, css="text"),
     Column("name", "design", shown=PAGES, css="text", getter=lambda t: t.candidate.name),
     Column("origin", "made from", shown=PAGES, css="text", getter=lambda t: t.candidate.origin),
+    Column("depths", "depths", shown=PAGES, css="text", getter=lambda t: _dashed(t.candidate.design.depths)),
+    Column("widths", "widths", shown=PAGES, css="text", getter=lambda t: _dashed(t.candidate.design.widths)),
     Column("used", "share of the budget", "%", lambda t: f"{100 * t.candidate.used:.0f}", PAGES,
            lambda t: t.candidate.used),
     Column("latency_ms_p50", "latency", "ms", lambda t: _ms(t.candidate.row.latency_ms_p50), PAGES,
@@ -116,14 +125,25 @@ def notes(found: Found) -> list[str]:
     trained = {arm: [t for t in found.tried if t.arm == arm and t.epochs] for arm in WORDS}
     over = sum(t.candidate.used > 1 for t in found.tried)
     said.append(
-        f"The search trained {plural(len(trained['search']), 'design')}, the best third of them going on each time "
-        f"({' → '.join(map(str, found.rungs))} epochs). Of all designs, {over} were over the budget and not trained."
+        f"The search trained {plural(len(trained['search']), 'design')} {_rungs(found.rungs)}. Of all designs, {over} "
+        f"were over the budget and not trained."
     )
-    if len(found.finals) > 1:
+    ended = [arm for arm in ("search", "random") if exhausted([t.candidate for t in found.tried if t.arm == arm])]
+    if "search" in ended:
+        said.append(f"The search ended before its time, as the last {UNFIT} designs that it drew were over the budget.")
+    if not given.alone:
+        total = "until its last designs were over the budget" if "random" in ended else "for at least as long in total"
         said.append(
-            f"Random search trained {plural(len(trained['random']), 'design')} for {found.rungs[-1]} epochs, for at "
-            f"least as long in total; {plural(len(trained['family']), 'member')} of the families were halved as "
-            f"in the search."
+            f"Random search trained {plural(len(trained['random']), 'design')} for {plural(found.rungs[-1], 'epoch')}, "
+            f"{total}."
+            if trained["random"]
+            else "No design that random search drew keeps the budget."
+        )
+        said.append(
+            f"{plural(len(trained['family']), 'member', 'members')} of the families "
+            f"{'was' if len(trained['family']) == 1 else 'were'} halved as in the search."
+            if found.members
+            else "No member of the families keeps the budget."
         )
     if left := found.left_out:
         said.append(
@@ -144,6 +164,13 @@ def notes(found: Found) -> list[str]:
         names = text.listing([WORDS[f.arm] for f in late])
         said.append(f"Measured again in turn, {names} took longer than the budget: other work is slowing this machine.")
     return said
+
+
+def _rungs(rungs: Sequence[int]) -> str:
+    """``for 1 epoch``, or that the best went on to longer ones."""
+    if len(rungs) == 1:
+        return f"for {plural(rungs[0], 'epoch')}"
+    return f"in rungs of {' → '.join(map(str, rungs))} epochs, the best third of them going on each time"
 
 
 def _same(family: Final, winner: Candidate) -> str:
@@ -184,12 +211,11 @@ def figure(found: Found) -> Figure:
     _words(left, "All designs, on validation images", f"{quantity.words} of an image{unit}", f"{found.metric}, %")
     _finals(right, found.finals)
     _words(right, f"Winners, on test images ({plural(found.settings.seeds, 'seed')})", "", f"{found.metric}, %")
-    for i, (arm, word) in enumerate((("search", "search"), ("random", "random search"), ("family", "families"))):
-        made.text(0.07 + 0.13 * i, 0.885, f"● {word}", fontsize=9, color=COLORS[arm], va="center")
-    epochs = " → ".join(map(str, found.rungs))
-    made.text(
-        0.46, 0.885, f"larger: more epochs ({epochs}); grey line: the front", fontsize=8.5, color=SOFT, va="center"
-    )
+    words = {"search": "search", "random": "random search", "family": "families"}
+    for i, arm in enumerate(arm for arm in words if any(t.arm == arm for t, _, _ in trained)):
+        made.text(0.07 + 0.13 * i, 0.885, f"● {words[arm]}", fontsize=9, color=COLORS[arm], va="center")
+    larger = f"larger: more epochs ({' → '.join(map(str, found.rungs))}); " if len(found.rungs) > 1 else ""
+    made.text(0.46, 0.885, f"{larger}grey line: the front", fontsize=8.5, color=SOFT, va="center")
     title = f"The best design within {found.settings.budget} on {shorten(found.data.name, 40)}"
     made.text(0.02, 0.95, title, fontsize=12.5, weight="bold", color=INK, va="center", parse_math=False)
     return made

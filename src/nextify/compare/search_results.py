@@ -31,7 +31,7 @@ class Settings:
     scale: str = "tiny"
     image_size: int | None = None
     recipe: str | None = None
-    precision: str | None = None
+    precision: str = "fp32"
     alone: bool = False
     """Without random search and families."""
     latency_threads: Annotated[int, Range(least=1, most=1024)] | None = None

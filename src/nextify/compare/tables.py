@@ -15,7 +15,17 @@ from nextify.compare.results import METRIC, Results
 from nextify.report.columns import TABLES, Column, Value, of_metric, shown
 from nextify.report.tables import csv_of, markdown_of, table_of, terminal_of
 from nextify.report.template import Table
-from nextify.report.text import ABSENT, count, interval, mean_std, on_other_images, percent, signed, whole
+from nextify.report.text import (
+    ABSENT,
+    count,
+    interval,
+    mean_std,
+    on_other_images,
+    percent,
+    signed,
+    three_digits,
+    whole,
+)
 from nextify.system.text import plural
 
 if TYPE_CHECKING:
@@ -39,8 +49,7 @@ def _short(value: float | None) -> str:
 
 
 def _rate(value: float | None) -> str:
-    """Three digits."""
-    return ABSENT if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return ABSENT if value is None else three_digits(value)
 
 
 def _size(record: Row | SpeedRatio | Beside) -> str:

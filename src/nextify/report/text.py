@@ -57,6 +57,11 @@ def whole(value: float | None) -> str:
     return ABSENT if value is None else f"{value:,.0f}"
 
 
+def three_digits(value: float) -> str:
+    """``9,221``, ``18.3`` or ``0.153``: at least three significant digits."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
 def rate(per_second: float) -> str:
     """``1,234`` or, below ten, with two significant digits: ``0.15``."""
     return f"{per_second:,.0f}" if per_second >= 9.95 else f"{per_second:.2g}"
