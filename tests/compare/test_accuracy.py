@@ -29,7 +29,8 @@ from nextify.compare.accuracy import (
 )
 from nextify.compare.budget import BudgetError, read, recommend
 from nextify.compare.entries import build, find, find_all, line_up, network
-from nextify.compare.figures import front
+from nextify.compare.figures import figures, front
+from nextify.compare.findings import findings
 from nextify.compare.memory import Memory
 from nextify.compare.records import Accuracy, AccuracyRow, Model, Row, Run, Speed, Variant, Why
 from nextify.compare.results import Results
@@ -43,6 +44,7 @@ from nextify.fitting.scale import ScaleError
 from nextify.networks.foreign import Foreign, timm_network
 from nextify.networks.foreign import build as build_network
 from nextify.networks.zoo import UnknownModel, create_model
+from nextify.paper.design import Design
 from nextify.paper.published import PublishedModel
 from nextify.paper.recipe import RECIPES
 from nextify.study.engine import Job, run_job
@@ -56,7 +58,7 @@ from nextify.training.optimizers import classifier, parameter_groups, undecayed_
 from nextify.training.prepare_classifier import default_side
 from nextify.training.run import run_trial
 from nextify.training.trial import Data, Runtime, Trial
-from nextify.weights import About, Preprocessing, save_bundle
+from nextify.weights import About, Preprocessing, WeightsError, save_bundle
 
 SMALL_RECIPE = RECIPES["convnext"].with_(
     epochs=2, warmup_epochs=0.0, batch_size=8, crop="shift", rand_augment="off", test_crop_ratio=1.0
@@ -205,6 +207,8 @@ def test_all_share_one_recipe_and_the_seeds(images: Images) -> None:
     assert default_side(images.native_side) == 16
     with pytest.raises(PlanError, match="takes no part"):
         make_plan(entries, images, image_size=16, seeds=1, epochs=1, weights={"resnet50": "a.pth"})
+    with pytest.raises(PlanError, match="cannot evaluate vit@tiny: leave it out"):
+        make_plan(entries, images, image_size=16, seeds=1, epochs=1, weights={"vit@tiny": "a.pth"})
     with pytest.raises(PlanError, match="no recipe 'x'"):
         make_plan(entries, images, image_size=16, seeds=1, epochs=1, recipe="x")
     with pytest.raises(PlanError, match="--seeds 1"):
@@ -300,7 +304,10 @@ def test_measured_accuracies_go_before_published_ones() -> None:
     assert [value for _, value in found.candidates()] == [88.0, 91.0]
     counted = results_of([{**row, "latency_ms_p50": None} for row in ROWS], "latency<50ms")
     assert "did not measure latency" in str(recommend(counted))
-    assert "no accuracy is known" in str(recommend(results_of([{**ROWS[0], "image_size": 100}], "macs<9G")))
+    unknown: list[dict[str, Any]] = [{**ROWS[0], "image_size": 100}]
+    assert "no accuracy is known" in str(recommend(results_of(unknown, "macs<9G")))
+    said = "Nothing compared here stays within macs<9k; nearest is convnext_tiny at 100² with multiply-adds 4.50 G."
+    assert recommend(results_of(unknown, "macs<9k")) == said
 
 
 def test_the_nearest_is_the_one_whose_worst_limit_is_broken_least() -> None:
@@ -398,6 +405,27 @@ def test_findings_say_what_the_rounds_show() -> None:
     assert not any("NCHW" in line for line in why_findings(found, "ViT") if "takes" in line and "more" in line)
 
 
+def test_a_finding_has_the_one_interval_that_its_verdict_goes_by() -> None:
+    found = results_of(ROWS, "macs<9G", {"resnet50": 91.0})
+    assert found.accuracy is not None
+    line = AccuracyRow(
+        model="resnet50",
+        how="trained",
+        n=3,
+        mean=91.0,
+        compared_with="convnext_tiny",
+        change=1.0,
+        change_low=0.5,
+        change_high=1.5,
+        conclusion="No conclusion: −3.00 to 5.00.",
+    )
+    for row, ends in ((line, "[+0.50, +1.50] "), (replace(line, interval_low=-3.0, interval_high=5.0), "")):
+        lines = findings(replace(found, accuracy=replace(found.accuracy, rows=(row,))))
+        (said,) = (line for line in lines if "against" in line)
+        words = f"resnet50 against convnext_tiny on photos: +1.00 {ends}points of top-1. No conclusion: −3.00 to 5.00."
+        assert said == words
+
+
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +449,21 @@ def test_weights_for_networks_of_ours_and_of_timms(images: Images, tmp_path: Pat
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"has no head\.weight"):
         evaluate(entry, str(tmp_path / "other.pth"), images, "cpu", 1)
+
+
+def test_weights_for_a_network_at_a_scale(images: Images, tmp_path: Path) -> None:
+    entry, settings = find("convnext_tiny@tiny"), Preprocessing.from_crop_ratio(16, 1)
+    design = network(entry, 16, 16)
+    assert isinstance(design, Design)
+    about = About(design, 3, name="mine", classes=("blue", "green", "red"), preprocessing=settings)
+    bundle = str(save_bundle(tmp_path / "mine", create_model(design, 3).state_dict(), about))
+    given = images, "cpu", 1, 16
+    expected = evaluate(find(bundle), bundle, *given)
+    assert evaluate(entry, bundle, *given) == replace(expected, model="convnext_tiny@tiny")
+    with pytest.raises(WeightsError, match="not the design asked for: depths"):
+        evaluate(find("convnext_small@tiny"), bundle, *given)
+    plan = make_plan([entry], images, image_size=16, seeds=1, epochs=1, weights={entry.name: bundle})
+    assert (plan.trials, plan.notes) == ((), ())
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -516,6 +559,10 @@ def test_a_bundle_is_recommended_by_the_cost_at_the_size_of_its_accuracy(
     found = json.loads((out / "results.json").read_text())
     assert {row["image_size"] for row in found["rows"]} == {16, 24}
     assert [row["image_size"] for row in found["accuracy"]["rows"]] == [16, 24]
+    assert not any("its cost at" in p for row in found["accuracy"]["rows"] for p in row["problems"])
+    drawn = figures(Results.from_dict(found))
+    assert "each at its own size (16², 24²)" in drawn["latency-accuracy"][1].get_suptitle()
+    assert "each at its own size (16², 24²)" in drawn["accuracy-flops"][1].axes[1].get_xlabel()
     assert re.search("take at16 at 16²|take at24 at 24²", found["budget"]["recommendation"])
     at_16 = tmp_path / "at 16"
     assert main([str(at_16) if each == str(out) else each for each in arguments] + ["--sizes", "16"]) == 0

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import multiprocessing
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -52,7 +53,7 @@ from nextify.compare.settings import (
     fit_batches,
     plan,
 )
-from nextify.compare.tables import COSTS, TABLE_12, csv_text, terminal
+from nextify.compare.tables import COSTS, TABLE_12, csv_text, markdown_counts, terminal
 from nextify.evaluation.profiling import Conditions, inference, random_images, training
 from nextify.evaluation.profiling import count as count_model
 from nextify.networks.zoo import UnknownModel, find_design
@@ -507,6 +508,14 @@ def test_figures_of_an_interrupted_comparison() -> None:
     assert to_json(partial)["settings"]["complete"] is False
     assert {"growth", "accuracy-flops"} == set(figures(partial))
     assert csv_text(partial).count("\n") == 1 + 4
+
+
+def test_counts_of_small_networks_have_three_digits() -> None:
+    found = count(settings(models=("convnext_tiny", "convnext_tiny@tiny"), sizes=(224,)))
+    large, small = markdown_counts(collect(found, "", NOW, NOW, {})).splitlines()[2:]
+    assert "| 28.59M |" in large
+    assert "| 4.46G |" in large
+    assert re.search(r"\| \d{3}k \|.*\| \d{3}M \|", small)
 
 
 def test_the_reference_is_a_convnext() -> None:

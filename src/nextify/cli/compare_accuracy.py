@@ -31,7 +31,7 @@ def accuracies(
     console: Console, options: Options, settings: Settings, images: Images, out: Path, begin: Callable[[], None]
 ) -> Accuracy:
     """Train what is not trained yet, and evaluate what has weights. ``begin`` marks the folder before hours of
-    training, so that no other comparison takes it; a plan that is refused leaves none.
+    training, so that no other comparison takes it; a plan or weights that are refused leave none.
 
     Raises ``Stopped`` where it is interrupted, with finished trainings kept, and ``EngineError`` where they cannot go
     on.
@@ -46,23 +46,23 @@ def accuracies(
         trainings = None
         try:
             plan = _plan(console, options, settings, images, store, engine)
-            begin()
             trainings = _trainings(plan, store, images, engine)
             _announce(console, plan, trainings, images)
-            if trainings.open_trials:
-                _train(console, trainings, engine)
             evaluated = {}
             for entry in plan.entries:
                 if entry.model in plan.weights:
+                    given = plan.weights[entry.model], images, device, settings.threads, settings.fitted_to
                     with console.status(f"evaluating {entry.model} …"):
-                        source = plan.weights[entry.model]
-                        evaluated[entry.model] = evaluate(entry, source, images, device, settings.threads)
+                        evaluated[entry.model] = evaluate(entry, *given)
+            begin()
+            if trainings.open_trials:
+                _train(console, trainings, engine)
         except KeyboardInterrupt:
             done = 0 if trainings is None else len(trainings.plan.trials) - len(trainings.open_trials)
             raise Stopped(f"Stopped with {done} runs finished; the same command continues.") from None
     for failed in (t for t in map(trainings.trial, plan.trials) if t.error):
         console.print(f"[red]failed[/] {failed.step}, seed {failed.seed}: {escape(str(failed.error))}")
-    return accuracy_results(plan, trainings, evaluated, images)
+    return accuracy_results(plan, trainings, evaluated, images, settings.sizes)
 
 
 def _plan(

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from nextify.compare.entries import is_path, network
+from nextify.compare.entries import FOREIGN_FAMILIES, is_path, network
 from nextify.compare.ratios import reference
 from nextify.compare.records import Accuracy, AccuracyRow, Model
 from nextify.data import Images
@@ -25,8 +25,8 @@ from nextify.data.foreign import from_timm_config
 from nextify.evaluation.evaluate import MatchedNetwork
 from nextify.evaluation.seen import trained_on
 from nextify.fitting.fit import fit_recipe
-from nextify.networks.foreign import build, timm_network
-from nextify.paper.design import RESNET50
+from nextify.networks.foreign import Foreign, build, timm_network
+from nextify.paper.design import RESNET50, Design
 from nextify.paper.recipe import RECIPES, Recipe
 from nextify.study.conclusions import study_data, values_and_scores
 from nextify.study.plan import PlanError, PlannedTrial
@@ -61,7 +61,7 @@ class AccuracyPlan:
     """``{label: bundle or file}`` of the networks that are evaluated and not trained."""
     seeds: tuple[int, ...]
     notes: tuple[str, ...]
-    """What fitting changed and why, a sentence each."""
+    """What fitting changed and why, a sentence each; none where nothing is trained."""
 
 
 def make_plan(
@@ -81,7 +81,9 @@ def make_plan(
     given = dict(weights or {})
     if unknown := [name for name in given if name not in {entry.name for entry in entries}]:
         named = ", ".join(entry.name for entry in entries)
-        raise PlanError(f"--weights names {', '.join(unknown)}, which takes no part; {named} do")
+        raise PlanError(f"--weights names {', '.join(unknown)}, which takes no part; those that do: {named}")
+    if foreign := [name for name in given if name.partition("@")[0] in FOREIGN_FAMILIES]:
+        raise PlanError(f"--weights cannot evaluate {', '.join(foreign)}: leave it out, and it is trained")
     if seeds < 1:
         raise PlanError("a comparison needs at least one seed: give --seeds 1 or more")
     if recipe not in RECIPES:
@@ -96,7 +98,7 @@ def make_plan(
     trials = tuple(
         PlannedTrial(step_name(entry), Trial(made, fitted, data, seed)) for seed in numbers for entry, made in trained
     )
-    notes = tuple(f"{recipe} recipe, {change}" for change in changes)
+    notes = tuple(f"{recipe} recipe, {change}" for change in changes if trials)
     return AccuracyPlan(tuple(entries), data, recipe, fitted, trials, evaluated, numbers, notes)
 
 
@@ -134,9 +136,14 @@ def kept_epochs(out: Path, plan: AccuracyPlan, minutes: float, choose: Callable[
 
 
 def accuracy_results(
-    plan: AccuracyPlan, trainings: Trainings, evaluated: Mapping[str, AccuracyRow], images: Images
+    plan: AccuracyPlan,
+    trainings: Trainings,
+    evaluated: Mapping[str, AccuracyRow],
+    images: Images,
+    sizes: Sequence[int],
 ) -> Accuracy:
-    """Collect the accuracies of trained and evaluated networks, in the plan's order."""
+    """Collect the accuracies of trained and evaluated networks, in the plan's order. ``sizes``: at which costs are
+    measured."""
     labels = {step_name(entry): entry.model for entry in plan.entries}
     trials = [replace(trainings.trial(planned), step=labels[planned.step]) for planned in plan.trials]
     metric = ACCURACY[0]
@@ -148,7 +155,7 @@ def accuracy_results(
     references = {m: None if m == base else base for m in values}
     names = {m: f"“{base} → {m}”" for m in values}
     concluded = conclude(values, references, test_images=tests, scores=scores, names=names)
-    rows = {label: _beside(row, plan.data.image_size) for label, row in evaluated.items()}
+    rows = {label: _beside(row, sizes) for label, row in evaluated.items()}
     for label, statistics in concluded.items():
         own = [trial for trial in trials if trial.step == label]
         low, high = confidence_interval([t.metrics[metric.key] for t in own if t.metrics]) or (None, None)
@@ -178,13 +185,14 @@ def accuracy_results(
     )
 
 
-def _beside(row: AccuracyRow, costs_at: int) -> AccuracyRow:
-    """An evaluated network's row, which says so if its images have another size than those of the costs."""
-    if row.image_size == costs_at:
+def _beside(row: AccuracyRow, sizes: Sequence[int]) -> AccuracyRow:
+    """An evaluated network's row, which says so if its costs are not measured at the size of its images."""
+    if row.image_size in sizes:
         return row
     side = "a shape of its own" if row.image_size is None else f"{row.image_size}²"
     remedy = "" if row.image_size is None else f": --sizes {row.image_size} measures that"
-    problem = f"evaluated at {side}, as its weights ask for; its cost at {costs_at}² is not this accuracy's{remedy}"
+    costs_at = ", ".join(f"{size}²" for size in sizes)
+    problem = f"evaluated at {side}, as its weights ask for; its cost at {costs_at} is not this accuracy's{remedy}"
     return replace(row, image_size=row.image_size or 0, problems=(*row.problems, problem))
 
 
@@ -204,8 +212,11 @@ def read_weights_options(choices: str | Sequence[str]) -> dict[str, str]:
     return found
 
 
-def evaluate(entry: Model, source: str, images: Images, device: str, threads: int) -> AccuracyRow:
+def evaluate(
+    entry: Model, source: str, images: Images, device: str, threads: int, fitted_to: int | None = None
+) -> AccuracyRow:
     """The accuracy of an entry with the weights of ``source``: a bundle, or a file for a network of ours or of timm's.
+    A network at a scale is that for images of ``fitted_to`` pixels.
 
     Each test image counts once and is prepared as the weights' own description says. Raises ``WeightsError`` for
     weights that cannot be read or are not the network's, and ``DataError`` for classes that they do not know."""
@@ -213,7 +224,7 @@ def evaluate(entry: Model, source: str, images: Images, device: str, threads: in
     if entry.name.startswith("timm:"):
         loaded = timm_with_weights(entry.name.removeprefix("timm:"), source)
     else:
-        loaded = load(source) if is_path(entry.name) else load(source, entry.name)
+        loaded = load(source, _design(entry, fitted_to))
     network = MatchedNetwork(loaded, images, device, "off")
     labels = torch.from_numpy(network.label_of[images.test.labels])
     accuracy = Classification.metrics([Hits.of(torch.from_numpy(network(images.test)), labels)]).top1
@@ -228,6 +239,15 @@ def evaluate(entry: Model, source: str, images: Images, device: str, threads: in
         binomial_standard_error=binomial_standard_error(accuracy, len(images.test)),
         problems=(*network.notes, *network.inference.notes, *trained_on(source, [images.test])),
     )
+
+
+def _design(entry: Model, fitted_to: int | None) -> str | Design | None:
+    """What the weights of an entry must be; a bundle is what it is."""
+    if is_path(entry.name):
+        return None
+    made = network(entry, fitted_to or 0, fitted_to) if "@" in entry.name else entry.name
+    assert not isinstance(made, Foreign)  # ``make_plan`` refuses weights for these
+    return made
 
 
 def timm_with_weights(name: str, source: str) -> Loaded:

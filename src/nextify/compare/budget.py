@@ -129,17 +129,13 @@ def recommend(results: Results) -> str | None:
     if not said:
         return None
     limits, found = read(said), results.candidates()
-    if not found:
-        return (
-            f"Within {said}, nothing can be recommended: no accuracy is known at the sizes compared; give --data, or "
-            "compare networks that the paper prints at 224 or 384 pixels."
-        )
-    if unknown := [limit.name for limit in limits if all(limit.share(row) is None for row, _ in found)]:
+    rows = [row for row, _ in found] or results.rows
+    if unknown := [limit.name for limit in limits if all(limit.share(row) is None for row in rows)]:
         return f"Within {said}, nothing can be recommended: this run did not measure {' and '.join(unknown)}."
-    measured = [(worst, value, row) for row, value in found if (worst := _worst(row, limits))]
+    measured = [(worst, row) for row in rows if (worst := _worst(row, limits))]
     if not measured:
         return f"Within {said}, nothing can be recommended: no network was measured in all of these."
-    (share, broken), _, nearest = min(measured, key=lambda each: each[0][0])
+    (share, broken), nearest = min(measured, key=lambda each: each[0][0])
     if share > 1:
         figures = ", ".join(limit.shown(nearest) for limit in limits)
         most = f", which breaks {broken.said} most" if len(limits) > 1 else ""
@@ -147,7 +143,12 @@ def recommend(results: Results) -> str | None:
             f"Nothing compared here stays within {said}; nearest is {nearest.model} at {nearest.image_size}² with "
             f"{figures}{most}."
         )
-    fitting = [(value, row) for (share, _), value, row in measured if share <= 1]
+    if not found:
+        return (
+            f"Within {said}, nothing can be recommended: no accuracy is known at the sizes compared; give --data, or "
+            "compare networks that the paper prints at 224 or 384 pixels."
+        )
+    fitting = [(value, row) for row, value in found if (worst := _worst(row, limits)) and worst[0] <= 1]
     (value, row), *others = sorted(fitting, key=lambda each: -each[0])
     figures = ", ".join(limit.shown(row) for limit in limits)
     where, lead = _source(results, row.model), _lead(results, row.model, *others[0]) if others else ""

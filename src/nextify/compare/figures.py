@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from nextify.compare.entries import family
+from nextify.compare.records import Row
 from nextify.compare.results import Results
 from nextify.compare.tables import accuracy_title, conditions_line, provenance
 from nextify.networks.layout import parameters
@@ -112,7 +113,7 @@ def latency_figure(results: Results) -> Figure | None:
     if len(points) < 2:
         return None
     spreads = _spreads(results)
-    size = f"{points[0][0].image_size}²"
+    size = _sizes([row for row, *_ in points])
     title = f"Latency and accuracy here, {size}" if accuracy else f"Latency here, accuracy as published, {size}"
     source = accuracy_title(accuracy) if accuracy else "top-1 % on ImageNet-1K: the paper's figures, not measured here"
     said = "Grey: the front, on which no network is beaten in both."
@@ -134,6 +135,12 @@ def latency_figure(results: Results) -> Figure | None:
     _quiet(axes)
     _legend(figure, results)
     return figure
+
+
+def _sizes(rows: Sequence[Row]) -> str:
+    """``at 32²``, or ``each at its own size (32², 64²)``."""
+    sizes = [f"{size}²" for size in sorted({row.image_size for row in rows})]
+    return f"at {sizes[0]}" if len(sizes) == 1 else f"each at its own size ({', '.join(sizes)})"
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -178,9 +185,10 @@ def _own_panel(axes: Axes, results: Results) -> None:
         axes.scatter(macs, value, s=area, color=color, alpha=0.5, edgecolors=color, label=row.model, zorder=3)
     axes.margins(0.2)
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
-    size = results.accuracy.image_size
+    size = _sizes([row for row, *_ in points])
+    bars = "bars: ± standard deviation over seeds\n" if any(spreads.values()) else ""
     said = "other data and sizes than the paper's: compare the order, not the height"
-    axes.set_xlabel(f"multiply-adds at {size}×{size}; bars: ± standard deviation over seeds\n{said}", fontsize=9)
+    axes.set_xlabel(f"multiply-adds, {size}\n{bars}{said}", fontsize=9)
     axes.legend(fontsize=8, frameon=False, markerscale=0.6)
     _quiet(axes)
 

@@ -92,7 +92,9 @@ def _accuracy(results: Results) -> Iterator[str]:
     accuracy = results.accuracy
     for row in accuracy.rows if accuracy else ():
         if row.conclusion and accuracy:
-            change = f"{signed(row.change)} {interval(row.change_low, row.change_high)}".strip()
+            # A conclusion for new seeds and images has its interval; Student's beside it would be a second one.
+            ends = (row.change_low, row.change_high) if row.interval_low is None else (None, None)
+            change = f"{signed(row.change)} {interval(*ends)}".strip()
             yield (
                 f"{row.model} against {row.compared_with} on {accuracy.data.name}: {change} points of {METRIC.title}. "
                 f"{row.conclusion}"

@@ -204,13 +204,18 @@ def markdown_counts(results: Results) -> str:
     parameters, macs = _printed(results)
     columns: list[Column[Row]] = [
         *COSTS[:2],
-        _column("", "parameters", lambda r: f"{r.parameters / 1e6:.2f}M" if r.parameters else _problems(r)),
+        _column("", "parameters", lambda r: _counted(r.parameters, 1e6, "M") if r.parameters else _problems(r)),
         parameters,
-        _column("", "multiply-adds", lambda r: f"{r.macs / 1e9:.2f}G" if r.macs else ABSENT),
+        _column("", "multiply-adds", lambda r: _counted(r.macs, 1e9, "G") if r.macs else ABSENT),
         macs,
         _column("", "difference", difference),
     ]
     return markdown_of(table_of("Counts", columns, [("", results.rows)])) + "\n"
+
+
+def _counted(value: float, size: float, unit: str) -> str:
+    """With the decimals of the paper's unit; three significant digits of what is less than one of it."""
+    return f"{value / size:.2f}{unit}" if value >= size else _short(value)
 
 
 def _printed(results: Results) -> tuple[Column[Row], Column[Row]]:
