@@ -114,6 +114,16 @@ def test_errors_and_calibration_are_those_of_single_images(bundle, other, images
     assert found.mean_error == pytest.approx(np.mean([p.error for p in found.points]))
 
 
+def test_present_classes_are_those_of_the_images_measured(bundle, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "val" / "dog")
+    how = {"corruptions": (), "only_present_classes": True, "baseline": bundle}
+    found = measure(bundle, open_images(str(tmp_path / "data")), **how)
+    alone = measure(bundle, open_images(str(tmp_path / "data" / "val"), to_train=False), **how)
+    assert (found.clean_error, found.clean_calibration_error) == (alone.clean_error, alone.clean_calibration_error)
+    assert found.baseline_clean_error == alone.baseline_clean_error
+
+
 def test_workers_and_threads_change_nothing(bundle, images):
     settings = {"corruptions": ("fog", "elastic_transform", "glass_blur"), "severities": (1, 4)}
     seen = []

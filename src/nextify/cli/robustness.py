@@ -23,7 +23,7 @@ class Options(MeasurementOptions):
     clean_only: Annotated[bool, UNSET] = False
     """Corrupt nothing: for images that are hard as they are (ImageNet-A, -R, -Sketch)."""
     present_classes: Annotated[bool, UNSET] = False
-    """Predict only classes that have images, as in the protocol of ImageNet-A and -R."""
+    """Predict only classes that have images among those measured, as in the protocol of ImageNet-A and -R."""
     baseline: Annotated[str | None, UNSET] = None
     """A bundle whose errors count as 100, or alexnet for AlexNet's published errors on ImageNet-C. Default: no mCE."""
     limit: Count = None

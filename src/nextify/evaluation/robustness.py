@@ -98,7 +98,8 @@ def measure(
             on ImageNet-C, which require all five severities.
         part: the images' test part, their training part, or both.
         limit: measure on this many images, spread evenly over the set; None takes all.
-        only_present_classes: choose only among the classes that have images, the protocol of ImageNet-A and -R.
+        only_present_classes: choose only among the classes that have images in this part (or in ``imagenet_c``), the
+            protocol of ImageNet-A and -R.
         class_order: for a bundle that does not name its classes; see ``nextify.evaluation.evaluate.evaluate``.
         seed: decides the random numbers of every corruption.
         frost_pictures: folder of the reference's frost pictures; None generates textures.
@@ -124,20 +125,25 @@ def measure(
         torch.set_num_threads(threads)
     order = is_word(class_order)
     loaded = load(bundle, class_order=None if order else class_order)
-    networks, measured = [_Network(loaded, images, device, only_present_classes, order, kernels)], [bundle]
+    data, sets = part_of(images, part)
+    keys = [(name, severity) for name in corruptions for severity in severities]
+    files = {} if imagenet_c is None else {key: stored(imagenet_c, key, images, limit) for key in keys}
+    present = None
+    if only_present_classes:
+        labels = [*(s.labels for s in sets), *([c for _, c in own] for own in files.values())]
+        present = np.unique(np.concatenate(labels))
+    networks, measured = [_Network(loaded, images, device, present, order, kernels)], [bundle]
     if baseline is not None and baseline != ALEXNET:
-        networks.append(_Network(load(baseline), images, device, only_present_classes, None, kernels))
+        networks.append(_Network(load(baseline), images, device, present, None, kernels))
         measured.append(baseline)
     first = networks[0]
-    data, sets = part_of(images, part)
     places = [(s, i) for s in sets for i in range(len(s))]
     chosen = spread(len(places), limit)
     if not chosen:
         raise DataError(f"{images.name} has no images to measure on")
-    keys = [(name, severity) for name in corruptions for severity in severities]
-    files = {} if imagenet_c is None else {key: stored(imagenet_c, key, images, limit) for key in keys}
     asking = _Asking(networks, places, chosen, [] if files else keys, files)
-    asked = [images.fingerprint, part, chosen, keys, seed, only_present_classes, BATCH, device]
+    shown = False if present is None else present.tolist()
+    asked = [images.fingerprint, part, chosen, keys, seed, shown, BATCH, device]
     asked += [None if folder is None else str(folder.resolve()) for folder in (frost_pictures, imagenet_c)]
     asked += [*(network.identity() for network in networks), *[ALEXNET] * (baseline == ALEXNET)]
     identity = fingerprint(asked)
@@ -281,8 +287,15 @@ class _Network(MatchedNetwork):
     """A loaded network that classifies batches of the images' classes."""
 
     def __init__(
-        self, loaded: Loaded, images: Images, device: str, only_present: bool, order: Order | None, kernels: Mode
+        self,
+        loaded: Loaded,
+        images: Images,
+        device: str,
+        present: npt.NDArray[np.int64] | None,
+        order: Order | None,
+        kernels: Mode,
     ) -> None:
+        """``present``: those of the images' classes to choose among; None for all that the bundle knows."""
         settings = loaded.preprocessing
         if settings.channels != 3 or min(settings.size) < SMALLEST_SIDE:
             raise ValueError(
@@ -292,7 +305,7 @@ class _Network(MatchedNetwork):
         super().__init__(loaded, images, device, kernels, order)
         self.notes += self.inference.notes
         self.name, self.num_classes = self.about.name, self.about.num_classes
-        self.present = np.unique(self.label_of) if only_present else None
+        self.present = None if present is None else np.unique(self.label_of[present])
 
     def answer(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[Right, Confidence]:
         """Whether each image's most probable class is right, and its probability; ``(N,)`` each."""
