@@ -13,7 +13,7 @@ from nextify.data.dense.opening import recognize
 from nextify.evaluation import dense, multilabel
 from nextify.evaluation.dense import DetectionEvaluation, SegmentationEvaluation
 from nextify.evaluation.dense_intervals import DRAWS
-from nextify.evaluation.evaluate import Evaluation, evaluate
+from nextify.evaluation.evaluate import Evaluation, evaluate, part_of
 from nextify.evaluation.finder import open_finder
 from nextify.evaluation.multilabel import MultiLabelEvaluation
 from nextify.evaluation.seen import trained_on
@@ -79,7 +79,7 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
             return dense_images, dense.evaluate_dense(
                 *(finder, dense_images),
                 part=options.part,
-                notes=[*notes, *trained_on(options.bundle, [dense_images.test], options.part)],
+                notes=[*notes, *trained_on(options.bundle, part_of(dense_images, options.part)[1], options.part)],
                 out=options.out,
                 on_progress=lambda done, count: status.update(f"evaluated {done:,} of {count:,} images …"),
             )
