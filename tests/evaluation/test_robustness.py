@@ -16,18 +16,22 @@ import torch
 from PIL import Image
 
 from nextify.cli import main
+from nextify.compare import accuracy
+from nextify.compare.records import Model
 from nextify.data import Images, open_images
 from nextify.evaluation import corrupted_images, robustness
 from nextify.evaluation.answers import Partial
 from nextify.evaluation.corruption_error import ALEXNET_ERRORS, Point, summarize
 from nextify.evaluation.corruptions import CORRUPTIONS, corrupt
 from nextify.evaluation.evaluate import evaluate
+from nextify.evaluation.inspection import inspect_images
 from nextify.evaluation.metrics import calibration
 from nextify.evaluation.robustness import Robustness, measure
+from nextify.networks.zoo import create_model
 from nextify.report.robustness import csv_text, picture, table, write
 from nextify.system.text import printable
-from nextify.weights import load
-from tests.helpers import tiny_bundle
+from nextify.weights import About, WeightsError, load, save_bundle
+from tests.helpers import TINY, tiny_bundle
 
 CLASSES = ("ant", "bee", "cow", "dog")
 COLORS = {"ant": (200, 60, 40), "bee": (60, 180, 60), "cow": (50, 70, 200), "dog": (180, 180, 60)}
@@ -411,6 +415,15 @@ def test_more_classes_than_the_bundle_knows_are_refused(folder, tmp_path, capsys
     few = saved(tmp_path / "few", 1, classes=("bee", "cow"))
     assert main(["robustness", str(few), "--data", str(folder), "--device", "cpu"]) == 2
     assert "dog" in capsys.readouterr().err
+
+
+def test_weights_without_a_classifier_are_refused_with_the_remedy(images, tmp_path):
+    model = create_model(TINY, 0)
+    bundle = save_bundle(tmp_path / "pretrained", model.state_dict(), About(TINY, 0))
+    entry = Model("bundle", str(bundle), "other")
+    for call in (evaluate, measure, inspect_images, lambda b, i: accuracy.evaluate(entry, str(b), i, "cpu", 1)):
+        with pytest.raises(WeightsError, match="pretrained has no classifier: .* train one with nextify train"):
+            call(bundle, images)
 
 
 @pytest.mark.parametrize("call", [measure, evaluate])

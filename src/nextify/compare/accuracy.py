@@ -225,6 +225,7 @@ def evaluate(
         loaded = timm_with_weights(entry.name.removeprefix("timm:"), source)
     else:
         loaded = load(source, _design(entry, fitted_to))
+    loaded.about.check_classifier(source)
     network = MatchedNetwork(loaded, images, device, "off")
     labels = torch.from_numpy(network.label_of[images.test.labels])
     accuracy = Classification.metrics([Hits.of(torch.from_numpy(network(images.test)), labels)]).top1

@@ -24,7 +24,7 @@ from nextify.data.preprocessing import normalized
 from nextify.evaluation.identity import check_same, digest, fingerprint
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confidence_gap, confusion, per_class, wilson
 from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
-from nextify.evaluation.runner import why_not_finite
+from nextify.evaluation.runner import load_classifier, why_not_finite
 from nextify.evaluation.seen import trained_on
 from nextify.kernels import install
 from nextify.system import processes
@@ -241,7 +241,8 @@ def load_matched(
     if threads is not None:
         torch.set_num_threads(threads)
     order = is_word(class_order)
-    return MatchedNetwork(load(bundle, class_order=None if order else class_order), images, device, kernels, order)
+    loaded = load_classifier(bundle, None if order else class_order)
+    return MatchedNetwork(loaded, images, device, kernels, order)
 
 
 def evaluate(

@@ -25,11 +25,11 @@ from nextify.evaluation.corruption_names import ALEXNET, CORRUPTIONS, SEVERITIES
 from nextify.evaluation.corruptions import SMALLEST_SIDE, published_size
 from nextify.evaluation.evaluate import MatchedNetwork, Measurement, Part, measurement, part_of
 from nextify.evaluation.identity import fingerprint
-from nextify.evaluation.runner import why_not_finite
+from nextify.evaluation.runner import load_classifier, why_not_finite
 from nextify.evaluation.seen import trained_on
 from nextify.system.native import Mode
 from nextify.system.text import several
-from nextify.weights import Loaded, WeightsError, load
+from nextify.weights import Loaded
 from nextify.weights.class_names import ClassOrder, Order, is_word
 
 BATCH = 64
@@ -124,7 +124,7 @@ def measure(
     if threads is not None:
         torch.set_num_threads(threads)
     order = is_word(class_order)
-    loaded = load(bundle, class_order=None if order else class_order)
+    loaded = load_classifier(bundle, None if order else class_order)
     data, sets = part_of(images, part)
     keys = [(name, severity) for name in corruptions for severity in severities]
     files = {} if imagenet_c is None else {key: stored(imagenet_c, key, images, limit) for key in keys}
@@ -134,7 +134,7 @@ def measure(
         present = np.unique(np.concatenate(labels))
     networks, measured = [_Network(loaded, images, device, present, order, kernels)], [bundle]
     if baseline is not None and baseline != ALEXNET:
-        networks.append(_Network(load(baseline), images, device, present, None, kernels))
+        networks.append(_Network(load_classifier(baseline), images, device, present, None, kernels))
         measured.append(baseline)
     first = networks[0]
     places = [(s, i) for s in sets for i in range(len(s))]

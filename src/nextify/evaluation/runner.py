@@ -11,7 +11,7 @@ from nextify.data.preprocessing import Preprocessing
 from nextify.kernels import install
 from nextify.system.native import Mode
 from nextify.tasks.classification import Inference
-from nextify.weights import About, Loaded, WeightsError, load
+from nextify.weights import About, Loaded, load
 from nextify.weights.class_names import ClassOrder
 
 Floats = npt.NDArray[np.float32]
@@ -48,10 +48,7 @@ def load_classifier(weights: str | Path, class_order: ClassOrder | None = None) 
     """``nextify.weights.load`` for what is to classify images. Raises ``WeightsError`` or ``FileNotFoundError`` where
     the weights cannot be loaded, or have no classifier."""
     loaded = load(weights, class_order=class_order)
-    if not loaded.about.num_classes:
-        raise WeightsError(
-            f"{weights} has no classifier: choose weights that have one, or train one with nextify train --weights"
-        )
+    loaded.about.check_classifier(weights)
     return loaded
 
 

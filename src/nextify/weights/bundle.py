@@ -101,6 +101,13 @@ class About:
                 f"{what} takes one network, but this ensemble holds {self.members}: give the bundle of one of them"
             )
 
+    def check_classifier(self, source: str | Path) -> None:
+        """Raise ``WeightsError`` for the weights of ``source`` without a classifier, as pre-training leaves them."""
+        if not self.num_classes:
+            raise WeightsError(
+                f"{source} has no classifier: choose weights that have one, or train one with nextify train --weights"
+            )
+
     def check_one_class(self, what: str) -> None:
         """Raise ``WeightsError`` for a network that gives several labels per image, which ``what`` does not take."""
         if self.thresholds:
