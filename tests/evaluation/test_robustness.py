@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -18,7 +19,7 @@ from PIL import Image
 from nextify.cli import main
 from nextify.compare import accuracy
 from nextify.compare.records import Model
-from nextify.data import Images, open_images
+from nextify.data import DataError, Images, open_images
 from nextify.evaluation import corrupted_images, robustness
 from nextify.evaluation.answers import Partial
 from nextify.evaluation.corruption_error import ALEXNET_ERRORS, Point, summarize
@@ -322,8 +323,13 @@ def test_the_command(bundle, folder, tmp_path, capsys):
     assert content["points"] == []
     assert main([*arguments, "--corruptions", "rain"]) == 2
     assert "no corruption is called rain" in capsys.readouterr().err
-    assert main([*arguments, "--clean-only", "--corruptions", "fog"]) == 2
-    assert "leave --corruptions out" in capsys.readouterr().err
+    for refused, words in (
+        (["--clean-only", "--corruptions", "fog"], "leave --corruptions out"),
+        (["--clean-only", "--baseline", str(bundle)], "leave --baseline out"),
+        (["--corruptions"], "--corruptions names none"),
+    ):
+        assert main([*arguments, *refused]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_results_of_another_measurement_are_not_replaced(bundle, folder, tmp_path, capsys):
@@ -415,6 +421,8 @@ def test_more_classes_than_the_bundle_knows_are_refused(folder, tmp_path, capsys
     few = saved(tmp_path / "few", 1, classes=("bee", "cow"))
     assert main(["robustness", str(few), "--data", str(folder), "--device", "cpu"]) == 2
     assert "dog" in capsys.readouterr().err
+    with pytest.raises(DataError, match=rf"^the baseline {re.escape(str(few))}: .* does not know: dog"):
+        measure(saved(tmp_path / "all", 0), open_images(str(folder)), corruptions=("fog",), baseline=few)
 
 
 def test_weights_without_a_classifier_are_refused_with_the_remedy(images, tmp_path):
@@ -422,7 +430,7 @@ def test_weights_without_a_classifier_are_refused_with_the_remedy(images, tmp_pa
     bundle = save_bundle(tmp_path / "pretrained", model.state_dict(), About(TINY, 0))
     entry = Model("bundle", str(bundle), "other")
     for call in (evaluate, measure, inspect_images, lambda b, i: accuracy.evaluate(entry, str(b), i, "cpu", 1)):
-        with pytest.raises(WeightsError, match="pretrained has no classifier: .* train one with nextify train"):
+        with pytest.raises(WeightsError, match=r"pretrained has no classifier: .* train one with nextify train"):
             call(bundle, images)
 
 

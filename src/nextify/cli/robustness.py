@@ -40,8 +40,17 @@ class Options(MeasurementOptions):
     def check(self) -> None:
         """Raises ``ValueError`` for names that do not exist and options that exclude each other, and as for every
         measurement."""
-        if self.clean_only and self.corruptions is not None:
-            raise ValueError("--clean-only corrupts nothing: leave --corruptions out")
+        of_corruptions = {
+            "--corruptions": self.corruptions,
+            "--baseline": self.baseline,
+            "--frost": self.frost,
+            "--imagenet-c": self.imagenet_c,
+        }
+        given = [name for name, value in of_corruptions.items() if value is not None]
+        if self.clean_only and given:
+            raise ValueError(f"--clean-only corrupts nothing: leave {' and '.join(given)} out")
+        if self.corruptions == ():
+            raise ValueError("--corruptions names none: name some, or leave it out for all 15")
         checked(self.corruptions or CORRUPTIONS, self.severities, self.baseline)
         super().check()
         if self.baseline != ALEXNET:

@@ -134,7 +134,11 @@ def measure(
         present = np.unique(np.concatenate(labels))
     networks, measured = [_Network(loaded, images, device, present, order, kernels)], [bundle]
     if baseline is not None and baseline != ALEXNET:
-        networks.append(_Network(load_classifier(baseline), images, device, present, None, kernels))
+        other = load_classifier(baseline)
+        try:
+            networks.append(_Network(other, images, device, present, None, kernels))
+        except ValueError as error:
+            raise type(error)(f"the baseline {baseline}: {error}") from None
         measured.append(baseline)
     first = networks[0]
     places = [(s, i) for s in sets for i in range(len(s))]
