@@ -321,6 +321,8 @@ def test_the_command(bundle, folder, tmp_path, capsys):
     content = json.loads(capsys.readouterr().out)
     assert content["only_present_classes"] is True
     assert content["points"] == []
+    assert main([*arguments[:3], str(folder / "val"), *arguments[4:], "--clean-only"]) == 0
+    assert "tiny-0 on 12 images" in capsys.readouterr().out  # all of them, as nextify evaluate
     assert main([*arguments, "--corruptions", "rain"]) == 2
     assert "no corruption is called rain" in capsys.readouterr().err
     for refused, words in (

@@ -18,7 +18,8 @@ from nextify.training.trial import runtime
 def run_robustness(options: Options) -> int:
     console, machine = Console(stderr=True), options.machine
     place = runtime(machine.device, machine.threads, options.workers)
-    images = read_images(console, options.data, options.reading, None, options.bundle, tested=options.split)
+    given = options.data, options.reading, None, options.bundle
+    images = read_images(console, *given, to_train=False, tested=options.split)
     partial = None if options.out is None else Partial(options.out / "unfinished", options.out / FILES[0])
     done, percentage = TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"), "{task.percentage:>3.0f} %"
     bars = done, BarColumn(bar_width=30), TextColumn(percentage), TimeRemainingColumn(), TextColumn("left")
