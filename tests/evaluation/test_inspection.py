@@ -16,9 +16,12 @@ from nextify.cli import main
 from nextify.data import open_images
 from nextify.evaluation.inspection import COLUMNS, Inspection, inspect_images, likeness, thumbnail
 from nextify.evaluation.label_errors import label_errors
+from nextify.networks.zoo import find_design
+from nextify.paper.recipe import RECIPES
 from nextify.study.folds import FoldsPlan
 from nextify.training.continued import Finished
 from nextify.training.request import RequestError
+from nextify.weights import About
 from tests.helpers import Captured, noise, save_noise, tiny_bundle
 
 
@@ -201,8 +204,16 @@ def test_the_command_finds_what_folds_tell_and_its_list_can_be_trained_without(
 
 
 def test_folds_need_the_training_beside_the_bundle(shapes: Path, tmp_path: Path) -> None:
-    from nextify.paper.recipe import RECIPES
-
     bundle = tiny_bundle(tmp_path / "bundle", ("blue", "green", "red"), 16, 1.0, recipe=RECIPES["scratch_small"])
     with pytest.raises(RequestError, match="holds no run of nextify train"):
         FoldsPlan.like(Finished.of(bundle), open_images(shapes), 2)
+
+
+def test_folds_of_a_bundles_recipe_say_nothing_of_a_fit(shapes: Path, tmp_path: Path) -> None:
+    classes, recipe = ("blue", "green", "red"), RECIPES["scratch_small"].with_(epochs=3, warmup_epochs=0, batch_size=16)
+    about = About(find_design("convnext_atto"), 3, classes=classes, recipe=recipe)
+    asked = {"data": {"fingerprint": ""}, "request": {"model": "convnext_atto"}, "recipe_name": "its_own"}
+    plan = FoldsPlan.like(Finished(tmp_path, asked, about), open_images(shapes), 2)
+    assert plan.trials[0].trial.recipe == recipe
+    said = plan.prepared
+    assert (said.recipe_name, said.notes, said.changes, said.preflight.warnings) == ("its_own", (), (), ())

@@ -199,7 +199,15 @@ class FoldsPlan:
         prepared = prepare(request, _smallest(folds), about.recipe.epochs)
         own = replace(prepared.trial.data, image_size=settings.size[0], mean=settings.mean, std=settings.std)
         trial = replace(prepared.trial, design=about.design, recipe=about.recipe, data=own)
-        return cls._of(replace(prepared, trial=trial), folds)
+        unfitted = replace(  # its notes and warnings would be those of a recipe that is not trained
+            prepared,
+            trial=trial,
+            recipe_name=before.asked["recipe_name"],
+            notes=(),
+            changes=(),
+            preflight=replace(prepared.preflight, warnings=()),
+        )
+        return cls._of(unfitted, folds)
 
     @classmethod
     def _of(cls, prepared: Prepared, folds: tuple[Fold, ...]) -> Self:
