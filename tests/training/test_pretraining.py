@@ -189,7 +189,8 @@ def test_it_leaves_an_encoder_its_decoder_and_pictures(out: Path, bundle: Path) 
     assert recipe["request"]["mask_ratio"] == 0.6
     assert any("units of" in note for note in recipe["notes"])
     assert load(bundle).model(torch.randn(1, 3, 32, 32)).shape == (1, 80)
-    model = load_autoencoder(bundle, image_size=32)
+    model = load_autoencoder(bundle)
+    assert model.design.unit == load_autoencoder(bundle, image_size=32).design.unit < 32
     found, _ = model.reconstruct(torch.randn(1, 3, 32, 32), torch.tensor([[[True, False], [False, True]]]))
     assert found.shape == (1, 3, 32, 32)
 

@@ -89,18 +89,18 @@ def check_fits(state: Mapping[str, Tensor], model: MaskedAutoencoder, source: st
 
 
 def load_autoencoder(
-    source: str | Path, design: str | Design | None = None, *, image_size: int = 224, mask_ratio: float = RATIO
+    source: str | Path, design: str | Design | None = None, *, image_size: int | None = None, mask_ratio: float = RATIO
 ) -> MaskedAutoencoder:
     """An autoencoder with the weights of ``source``, in evaluation mode; ``reconstruct`` restores images with it.
 
     ``source`` is an official FCMAE checkpoint with its decoder, or the bundle of a pre-training, beside which its
-    decoder lies; the side of the images in pixels, ``image_size``, decides the mask unit. Raises ``WeightsError`` where
-    there is no decoder, or the weights are no autoencoder's."""
+    decoder lies. The side of the images in pixels, ``image_size``, decides the mask unit; None is the side they were
+    pre-trained at. Raises ``WeightsError`` where there is no decoder, or the weights are no autoencoder's."""
     bundle = find_autoencoder(source, design).bundle
     if "mask_token" not in bundle.state:
         raise WeightsError(f"{source} has an encoder but no decoder, so it cannot reconstruct images: train one with "
                            f"nextify pretrain --weights {source}")  # fmt: skip
-    masks, _ = fitted_masks(bundle.about.design, image_size, mask_ratio)
+    masks, _ = fitted_masks(bundle.about.design, image_size or bundle.about.preprocessing.size[0], mask_ratio)
     width = bundle.state["mask_token"].numel()
     model = MaskedAutoencoder(MaskedDesign(bundle.about.design, masks.unit, mask_ratio, width))
     check_fits(bundle.state, model, str(source))
