@@ -255,6 +255,12 @@ def test_what_cannot_be_done_is_one_line(
     assert last.startswith("nextify: ")
 
 
+def test_a_recipe_that_is_taken_anyway_is_not_advised(digits: Images) -> None:
+    request = Request("convnextv2_atto", recipe="fcmae_small", mask_ratio=0.6, settings={"label_smoothing": 0.2})
+    with pytest.raises(RequestError, match=r"no label_smoothing: leave it out$"):
+        prepare(request, digits)
+
+
 def test_boxes_are_refused(digits: Images) -> None:
     from nextify.data.dense.opening import open_dense
 

@@ -30,7 +30,7 @@ def check_masked_recipe(recipe: Recipe) -> None:
     """Raises ``RequestError`` where a recipe asks for what pre-training does not have."""
     plain = RECIPES["fcmae"]
     if asked := [name for name in OF_LABELS if getattr(recipe, name) != getattr(plain, name)]:
-        raise RequestError(f"pre-training has no {asked[0]}: leave it out, or take --recipe fcmae or fcmae_small")
+        raise RequestError(f"pre-training has no {asked[0]}: leave it out")
 
 
 def masked_start(request: Request, notes: list[str]) -> tuple[About | None, Mapping[str, Tensor] | None]:
