@@ -322,6 +322,23 @@ def test_a_folder_without_classes_is_taken_whole(tmp_path: Path) -> None:
         open_unlabelled(tmp_path / "empty")
 
 
+@pytest.mark.parametrize(
+    ("head", "cells", "tested"),
+    [("path", "", 2), ("path,split", ",train", 3), ("path,label", ",", 2), ("path,label", ",cat", 2)],
+)
+def test_a_list_without_labels_is_taken(tmp_path: Path, head: str, cells: str, tested: int) -> None:
+    for i in range(30):
+        save_noise(tmp_path / f"{i}.png", i)
+    rows = [f"{i}.png{',val' if 'split' in head and i < tested else cells}" for i in range(30)]
+    (tmp_path / "list.csv").write_text("\n".join((head, *rows)))
+    images = open_unlabelled(tmp_path / "list.csv")
+    assert (len(images.train), len(images.test), images.classes) == (30 - tested, tested, ("images",))
+    assert "list.csv is read without labels." in images.notes
+    (tmp_path / "list.csv").write_text("name\n0.png\n")
+    with pytest.raises(DataError, match="has no column path and no column label"):
+        open_unlabelled(tmp_path / "list.csv")
+
+
 def test_classes_are_used_for_the_split_alone(shapes: Path) -> None:
     labelled, same = nextify.open_images(shapes), open_unlabelled(shapes)
     assert labelled.fingerprint == same.fingerprint

@@ -20,7 +20,14 @@ from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep
 from nextify.data.source import EMBEDDED, KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
 from nextify.data.sources.annotated import format_of, not_coco
-from nextify.data.sources.folder import ARCHIVES, holds_numpy, list_folder, list_unlabelled, numpy_files
+from nextify.data.sources.folder import (
+    ARCHIVES,
+    Unlabelled,
+    holds_numpy,
+    list_folder,
+    list_unlabelled,
+    numpy_files,
+)
 from nextify.data.sources.hugging_face import list_hugging_face
 from nextify.data.sources.listing import Found, Listing, arrange, split_train
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
@@ -155,29 +162,54 @@ UNLABELLED_TESTS = 0.05
 
 
 def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) -> Images:
-    """The images of a source whose classes do not matter: what ``open_images`` takes, or a folder without classes.
+    """The images of a source whose classes do not matter: what ``open_images`` takes, a folder without classes, or a
+    manifest without them.
 
-    Of the latter, images in folders of any depth are taken, and a twentieth set apart; folders count as classes only
-    where no image lies beside them, and a val or test split is left out. ``options``: ``cache``, ``channels``,
-    ``skip_unreadable`` and ``on_progress`` of ``open_images``, whose errors it raises."""
-    named = isinstance(source, str) and (source in (*EMBEDDED, "cifar10") or source.startswith(PREFIX))
-    found = None if named else list_unlabelled(Path(source).expanduser())
-    if found is None:
+    Of the latter two, a twentieth is set apart. Of a folder, images in folders of any depth are taken; folders count as
+    classes only where no image lies beside them, and a val or test split is left out. ``options``: ``cache``,
+    ``channels``, ``skip_unreadable`` and ``on_progress`` of ``open_images``, whose errors it raises."""
+    path, name = Path(source).expanduser(), str(source)
+    listing: Listing | None
+    if isinstance(source, str) and (source in (*EMBEDDED, "cifar10") or source.startswith(PREFIX)):
+        return open_images(source, split_seed=split_seed, **options)
+    if (found := list_unlabelled(path)) is not None:
+        name, listing = str(found.root), _unlabelled_folder(source, found, split_seed)
+    else:
+        listing = _unlabelled_manifest(path, split_seed)
+    if listing is None:
         return open_images(source, split_seed=split_seed, **options)
     channels, cache = options.pop("channels", None), options.pop("cache", None)
-    bands = None if channels is None else checked(channels)
+    if channels is not None:
+        listing = replace(listing, images=BandsOf(listing.images, checked(channels)))
+    return check(listing, name=source_name(name), cache=cache, decoded_limit=DECODED_LIMIT, **options)
+
+
+def _unlabelled_folder(source: str | Path, found: Unlabelled, seed: int) -> Listing:
     path, names = found.root, found.names
     labels, everything = np.zeros(len(names), np.int64), np.arange(len(names))
-    train, test, note = split_train(labels, Splitting(UNLABELLED_TESTS, split_seed), everything)
-    files = Files(path, tuple(names))
+    train, test, note = split_train(labels, Splitting(UNLABELLED_TESTS, seed), everything)
     notes = (
         f"{printable(str(path))} has no class folders: all its images are used.",
         note.replace(" of each class", ""),
         *([f"Other splits of {printable(str(source))} are left out."] if path != Path(source).expanduser() else []),
         *found.notes,
     )
-    listing = Listing(("images",), files if bands is None else BandsOf(files, bands), labels, train, test, notes)
-    return check(listing, name=source_name(str(path)), cache=cache, decoded_limit=DECODED_LIMIT, **options)
+    return Listing(("images",), Files(path, tuple(names)), labels, train, test, notes)
+
+
+def _unlabelled_manifest(path: Path, seed: int) -> Listing | None:
+    """The images of a manifest with whose labels nothing could be trained; None for one with others, or no manifest."""
+    suffix = path.suffix.lower()
+    if suffix not in TABLES or not path.is_file() or (suffix == ".parquet" and holds_images(path)):
+        return None
+    try:
+        arrange(list_manifest(path, Splitting(seed=seed)), Splitting(seed=seed))
+        return None
+    except DataError:
+        splitting = Splitting(UNLABELLED_TESTS, seed)
+        listing = arrange(list_manifest(path, splitting, labelled=False), replace(splitting, to_train=False))
+    said = f"{printable(path.name)} is read without labels."
+    return replace(listing, notes=(said, *(note.replace(" of each class", "") for note in listing.notes)))
 
 
 def _one_class_each(source: str) -> str:

@@ -29,7 +29,7 @@ from nextify.evaluation.runner import load_classifier, why_not_finite
 from nextify.evaluation.seen import trained_on
 from nextify.system.native import Mode
 from nextify.system.text import several
-from nextify.weights import Loaded
+from nextify.weights import Loaded, WeightsError
 from nextify.weights.class_names import ClassOrder, Order, is_word
 
 BATCH = 64

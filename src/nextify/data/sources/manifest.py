@@ -78,9 +78,11 @@ class Table:
         return in_columns(where, self.others, self.rows, task, lambda: _missing(where, self.columns, ("label",)))
 
 
-def list_manifest(path: Path, splitting: Splitting) -> Found:
-    """The images of a manifest. Looks at no image. Raises ``DataError``."""
+def list_manifest(path: Path, splitting: Splitting, *, labelled: bool = True) -> Found:
+    """The images of a manifest, or without ``labelled``, all of one class. Looks at no image. Raises ``DataError``."""
     table = read_table(path)
+    if not labelled:
+        table = replace(table, labels=["images"] * len(table.paths), label_name="label", others=())
     folders = {os.path.normpath(os.path.join(path.parent, place)) for place in {*map(os.path.dirname, table.paths)}}
     beside = (
         (os.path.normpath(os.path.join(folder, name)), reason_of(name))
@@ -309,8 +311,6 @@ def _table(
     else:
         known = {columns[name] for name in _WANTED if name in columns}
         others = [(name.strip(), cells[i]) for i, name in enumerate(names) if i not in known and name.strip()]
-        if not others:
-            raise _missing(where, names, ("label",))
     groups = cells[columns["group"]] if "group" in columns else None
     classes = {name for name, own in others if {cell.strip() for cell in own} <= {"0", "1"}}  # such as person
     if groups is None:
@@ -362,11 +362,10 @@ def _named(names: Sequence[str]) -> dict[str, int]:
 
 
 def _columns(where: str, names: Sequence[str]) -> dict[str, int]:
-    """``_named``, checked: labels may stand in columns of their own. Raises ``DataError``."""
+    """``_named``, checked: labels may stand in columns of their own, or nowhere. Raises ``DataError``."""
     columns = _named(names)
-    missing = [name for name in NEEDED if name not in columns]
-    if "path" in missing or (missing and not {*columns} - {*_WANTED, *ALIASES["path"], *ALIASES["group"]}):
-        raise _missing(where, names, missing)
+    if "path" not in columns:
+        raise _missing(where, names, [name for name in NEEDED if name not in columns])
     lower = [name.strip().lower() for name in names if name.strip()]
     if len(set(lower)) < len(lower):
         raise DataError(f"{where} names a column twice ({some(list(names))}): name each once")
