@@ -526,3 +526,12 @@ def test_a_tar_of_a_test_part_is_measured_whole_and_a_star_names_files(tmp_path:
     (tmp_path / "classes.txt").write_text("a\n\nb\n")
     with pytest.raises(DataError, match=r"line 2 of classes\.txt is blank"):
         open_images(shard)
+
+
+def test_a_list_in_the_current_folder_lists_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(6):
+        save_noise(tmp_path / f"{i}.png", i)
+    rows = "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(5))
+    (tmp_path / "list.csv").write_text(f"path,label\n{rows}")
+    monkeypatch.chdir(tmp_path)
+    assert open_images("list.csv").left_out == {"images that list.csv does not list": ["5.png"]}
