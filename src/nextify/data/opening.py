@@ -198,7 +198,7 @@ def _unlabelled_folder(source: str | Path, found: Unlabelled, seed: int) -> List
 
 
 def _unlabelled_manifest(path: Path, seed: int) -> Listing | None:
-    """The images of a manifest with whose labels nothing could be trained; None for one with others, or no manifest."""
+    """A manifest whose labels training would refuse, read without them; None for any other source."""
     suffix = path.suffix.lower()
     if suffix not in TABLES or not path.is_file() or (suffix == ".parquet" and holds_images(path)):
         return None

@@ -128,10 +128,10 @@ def measure(
     data, sets = part_of(images, part)
     keys = [(name, severity) for name in corruptions for severity in severities]
     files = {} if imagenet_c is None else {key: stored(imagenet_c, key, images, limit) for key in keys}
-    present = None
+    present: npt.NDArray[np.int64] | None = None
     if only_present_classes:
-        labels = [*(s.labels for s in sets), *([c for _, c in own] for own in files.values())]
-        present = np.unique(np.concatenate(labels))
+        published = (np.array([c for _, c in own], np.int64) for own in files.values())
+        present = np.unique(np.concatenate([*(s.labels for s in sets), *published]))
     networks, measured = [_Network(loaded, images, device, present, order, kernels)], [bundle]
     if baseline is not None and baseline != ALEXNET:
         other = load_classifier(baseline)
