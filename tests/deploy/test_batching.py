@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 
 from nextify.deploy.serve.batching import ALONE, TOGETHER, Batcher, Full
 from nextify.deploy.serve.metrics import Metrics
-from nextify.deploy.serve.workers import Died, Failed
+from nextify.deploy.serve.workers import Died, Failed, Replaced
 
 POISON, FATAL = 13, 7
 
@@ -27,11 +27,12 @@ class Echo:
     def __init__(self, turns: str = "", pause: float = 0.0) -> None:
         self.turns, self.pause, self.batches, self.starts = iter(turns), pause, list[list[int]](), 0
         self.killed = False
+        self.another: Sequence[int] = ()
 
     def start(self) -> Any:
         self.starts += 1
         self.killed = False
-        return None
+        return "another network" if self.starts in self.another else "the network"
 
     def __call__(self, call: str, batch: Any, arguments: Any) -> Any:
         assert arguments == batch[:, 0].tolist()
@@ -176,6 +177,45 @@ def test_a_worker_that_hangs_is_killed() -> None:
     worker = Echo("h")
     assert run(lambda batcher: ask(batcher, 1), worker, hangs_after=0.05) == [2]
     assert worker.starts == 2
+
+
+def test_a_worker_that_finds_another_network_is_not_used() -> None:
+    """It is tried again, as the network that was replaced may be put back."""
+    worker = Echo("d")
+    worker.another = (2, 3)
+
+    async def work(batcher: Batcher) -> int:
+        for _ in range(2):  # the first waits until the worker is dead, the second is refused at once
+            with pytest.raises(Replaced, match="replaced while it was being served: restart the server"):
+                await ask(batcher, 1)
+        assert worker.batches == [[1]]
+        assert batcher.alive == 0
+        while not batcher.alive:
+            await asyncio.sleep(0.01)
+        assert await ask(batcher, 2) == [4]
+        return worker.starts
+
+    assert run(work, worker) == 4
+
+
+def test_workers_that_have_the_network_go_on_without_one_that_has_not() -> None:
+    dying, other = Echo("d"), Echo(pause=0.02)
+    dying.another = range(2, 100)
+
+    async def work(batcher: Batcher) -> list[list[int]]:
+        found = await asyncio.gather(*(ask(batcher, value) for value in range(20, 40)))
+        assert batcher.alive == 1
+        return found
+
+    assert run(work, dying, other) == [[2 * value] for value in range(20, 40)]
+    assert len(dying.batches) == 1
+
+
+def test_workers_of_different_networks_do_not_start() -> None:
+    other = Echo()
+    other.another = (1,)
+    with pytest.raises(Replaced, match="replaced while it was being opened: start the server again"):
+        run(lambda batcher: ask(batcher, 1), Echo(), other)
 
 
 def test_no_place_beyond_the_capacity() -> None:

@@ -29,7 +29,7 @@ from nextify.deploy.serve import app as serving
 from nextify.deploy.serve.app import Settings, create_app
 from nextify.deploy.serve.door import OPEN
 from nextify.deploy.serve.tasks import Classes
-from nextify.deploy.serve.workers import Facts, InProcess, ServeError
+from nextify.deploy.serve.workers import Died, Facts, InProcess, ServeError, open_network
 from nextify.evaluation.predict import Prediction
 from nextify.weights import Preprocessing, load
 from tests.deploy.kills import photo
@@ -229,6 +229,39 @@ def test_a_full_queue_is_said_at_once(bundle: Path) -> None:
         assert first.result().status_code == 200
         many = client.post("/predict", files=[("x", PHOTOS[0])] * 3)
         assert (many.status_code, many.json()["error"]) == (413, "a request has at most 2 images")
+
+
+@pytest.mark.parametrize("what", ["classes", "weights"])
+def test_a_bundle_that_was_replaced_is_not_served_under_the_old_names(what: str, tmp_path: Path) -> None:
+    """A worker that dies loads what is there now."""
+
+    class Dying(InProcess):
+        dies = False
+
+        def __call__(self, call: str, batch: Any, arguments: Any) -> Any:
+            if self.dies:
+                self.dies = False
+                raise Died("signal 9")
+            return super().__call__(call, batch, arguments)
+
+    bundle = tiny_bundle(tmp_path / "bundle", CLASSES, 24, 0.75)
+    worker = Dying(partial(open_network, str(bundle)))
+    with TestClient(create_app([worker], Settings(max_wait_ms=0), "tiny")) as client:
+        assert post(client, "/predict", PHOTOS[0]).status_code == 200
+        tiny_bundle(bundle, CLASSES[::-1] if what == "classes" else CLASSES, 24, 0.75, seed=what == "weights")
+        worker.dies = True
+        for _ in range(2):
+            answer = post(client, "/predict", PHOTOS[0])
+            said = "the bundle was replaced while it was being served: restart the server"
+            assert (answer.status_code, answer.json()) == (503, {"error": said})
+        assert client.get("/health/ready").status_code == 503
+        assert client.get("/model").json()["class_names"] == list(CLASSES)
+        tiny_bundle(bundle, CLASSES, 24, 0.75)
+        for _ in range(100):
+            if client.get("/health/ready").status_code == 200:
+                break
+            time.sleep(0.1)
+        assert post(client, "/predict", PHOTOS[0]).status_code == 200
 
 
 def test_an_export_explains_nothing(bundle: Path) -> None:

@@ -17,6 +17,7 @@ from nextify.deploy.runners import device_for
 from nextify.deploy.serve.app import Settings, create_app
 from nextify.deploy.serve.workers import InProcess, Process, open_network
 from nextify.system.environment import cores
+from nextify.system.files import followed
 from nextify.training.trial import runtime
 from nextify.weights.bundle import DenseAbout, stated
 
@@ -35,7 +36,7 @@ def serve(options: Options, listener: socket.socket) -> None:
     threads = machine.threads or max(1, cores() // max(1, workers))
     opening = partial(
         open_network,
-        options.bundle,
+        str(followed(options.bundle)),  # so that a worker that is started again finds the same where latest moves on
         device=device,
         threads=threads,
         kernels=machine.kernels,

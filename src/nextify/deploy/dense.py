@@ -23,7 +23,17 @@ from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
 from nextify.deploy import formats
-from nextify.deploy.runners import Exported, Format, Run, check_device, is_export, quiet, read_export, start
+from nextify.deploy.runners import (
+    Exported,
+    Format,
+    Run,
+    check_device,
+    files_checksum,
+    is_export,
+    quiet,
+    read_export,
+    start,
+)
 from nextify.deploy.verify import LIMITS, ExportFailed, Verification, in_turns, some_images
 from nextify.evaluation import finder
 from nextify.evaluation.finder import Finder
@@ -168,7 +178,8 @@ def open_finder(
         outputs = torch.from_numpy(run(np.ascontiguousarray(images.numpy())))
         return [_found(one, about.canvas, *limits) for one in outputs] if limits else outputs
 
-    return Finder(model, about, name=finder.title(about), runtime=exported.name)
+    files = files_checksum(content)
+    return Finder(model, about, name=finder.title(about), runtime=exported.name, files=files)
 
 
 def _found(places: Tensor, canvas: tuple[int, int], least_score: float, suppression_iou: float) -> Found:

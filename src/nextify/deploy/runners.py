@@ -6,7 +6,9 @@ compute something else (AOTInductor, ExecuTorch) make it necessary to check each
 """
 
 import contextlib
+import hashlib
 import io
+import json
 import logging
 import sys
 import threading
@@ -182,7 +184,7 @@ class ExportedRunner:
                 f"{folder} prepares images itself and takes pixels, in a program without nextify: give the bundle, or "
                 f"export it without --with-preprocessing"
             )
-        self.name = self.exported.name
+        self.name, self._files = self.exported.name, files_checksum(content)
         self._run = start(folder / self.exported.file, self.exported, threads)
 
     def __call__(self, inputs: Floats) -> Floats:
@@ -194,6 +196,9 @@ class ExportedRunner:
         # Reshaped, because NumPy calls any stride of an axis of length one contiguous, and AOTInductor goes by it.
         return self._run(np.require(inputs, np.float32, ["C", "W"]).reshape(-1).reshape(inputs.shape))
 
+    def checksum(self) -> str:
+        return self._files
+
 
 def read_export(folder: Path) -> tuple[dict[str, Any], Exported]:
     """The JSON of an exported folder, whose files are those that were written. Raises ``ExportError``."""
@@ -201,6 +206,11 @@ def read_export(folder: Path) -> tuple[dict[str, Any], Exported]:
     exported = _exported(content["export"], folder / JSON_FILE)
     _check_files(folder, content["export"]["files"])
     return content, exported
+
+
+def files_checksum(content: dict[str, Any]) -> str:
+    """Of all the files that an exported folder's JSON names."""
+    return hashlib.sha256(json.dumps(content["export"]["files"], sort_keys=True).encode()).hexdigest()
 
 
 def _exported(values: Any, path: Path) -> Exported:

@@ -17,6 +17,7 @@ from nextify.data.decode import Pixels
 from nextify.data.dense.annotations import IndexMask
 from nextify.data.dense.placement import Placement, placed
 from nextify.data.preprocessing import normalized
+from nextify.evaluation.identity import digest
 from nextify.evaluation.multi_scale import MultiScale
 from nextify.kernels import install
 from nextify.system.native import Mode
@@ -42,6 +43,8 @@ class Finder:
     bf16: bool = False
     runtime: str = ""
     """Format, precision and runtime, as of a ``Runner``."""
+    files: str = ""
+    """Of an export, the checksum of its files."""
 
     def __call__(self, images: Iterable[Pixels], least_score: float = 0.0) -> Iterator[FoundObjects | IndexMask]:
         """Yield the objects of each image uint8 ``(H, W, 3)``, or the class of each of its pixels, uint8 ``(H, W)``.
@@ -51,6 +54,10 @@ class Finder:
             outputs = self.outputs(np.stack([canvas for canvas, _ in batch]))
             for output, (_, placement) in zip(outputs, batch, strict=True):
                 yield self.back(output, placement, least_score)
+
+    def checksum(self) -> str:
+        """Of the weights or, of an export, of its files."""
+        return digest(self.model) if isinstance(self.model, nn.Module) else self.files
 
     def outputs(self, canvases: npt.NDArray[Any]) -> Sequence[Found] | Tensor:
         """What the network finds on canvases: uint8 ``(N, H, W, 3)``, or normalized float32 ``(N, 3, H, W)``."""

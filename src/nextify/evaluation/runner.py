@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from nextify.data.preprocessing import Preprocessing
+from nextify.evaluation.identity import digest
 from nextify.kernels import install
 from nextify.system.native import Mode
 from nextify.tasks.classification import Inference
@@ -35,6 +36,9 @@ class Runner(Protocol):
 
     def __call__(self, inputs: Floats) -> Floats:
         """``(N, K)`` logits of normalized images ``(N, C, H, W)``, as ``preprocessing`` makes them."""
+
+    def checksum(self) -> str:
+        """Of the weights or, of an export, of its files."""
 
 
 def probabilities(logits: Floats, about: About) -> Floats:
@@ -87,3 +91,6 @@ class Network:
             images = torch.from_numpy(np.require(inputs, np.float32, "W")).to(self.device)
             logits = self.inference.logits(self.model, images)
         return logits.cpu().numpy()
+
+    def checksum(self) -> str:
+        return digest(self.model)

@@ -37,7 +37,7 @@ from nextify.deploy.serve.door import Door, content_policy, error_line
 from nextify.deploy.serve.metrics import Metrics
 from nextify.deploy.serve.reading import asks_for_png, read_body, read_images, read_parameter
 from nextify.deploy.serve.tasks import ENCODED, EXPLAIN, INFER, PREDICT, Array, Parameter, task_of
-from nextify.deploy.serve.workers import Facts, Failed, Worker
+from nextify.deploy.serve.workers import Facts, Failed, Replaced, Worker
 from nextify.system.text import printable
 from nextify.tasks.metric_specs import TITLES, is_telling
 
@@ -112,6 +112,7 @@ class _Server:
                 HTTPException: self.refuse,
                 Full: lambda request, error: error_line(503, "too many images at once", {"Retry-After": "1"}),
                 Failed: lambda request, error: error_line(500, f"the network failed: {error}"),
+                Replaced: lambda request, error: error_line(503, str(error)),
                 TimeoutError: lambda request, error: error_line(504, f"no answer within {settings.timeout:g} s"),
                 UnreadableImage: lambda request, error: error_line(400, printable(str(error))),
                 protocol.ProtocolError: lambda request, error: error_line(400, printable(str(error))),

@@ -20,7 +20,7 @@ import numpy as np
 from nextify.data.decode import UnreadableImage
 from nextify.deploy.serve.metrics import Metrics
 from nextify.deploy.serve.tasks import ENCODED, Array
-from nextify.deploy.serve.workers import Died, Facts, Failed, ServeError, Worker
+from nextify.deploy.serve.workers import Died, Facts, Failed, Replaced, ServeError, Worker
 
 log = logging.getLogger("nextify.serve")
 TOGETHER = 2
@@ -64,14 +64,19 @@ class Batcher:
     """Seconds after which a worker that has not answered is killed."""
     accepted: int = 0
     alive: int = 0
+    replaced: bool = False
+    """Whether a worker could not be started again because it found another network than the others have."""
     _queue: deque[_Item] = field(default_factory=deque)
 
     def open(self) -> Facts:
-        """Start the workers. Raises ``ServeError``."""
+        """Start the workers. Raises ``ServeError``, also where they do not all have the same network."""
         self._threads = ThreadPoolExecutor(len(self.workers), "worker")
         facts: list[Facts] = list(self._threads.map(lambda worker: worker.start(), self.workers))
+        self._facts = facts[0]
+        if any(one != self._facts for one in facts):
+            raise Replaced("the bundle was replaced while it was being opened: start the server again")
         self.alive = len(self.workers)
-        return facts[0]
+        return self._facts
 
     async def start(self) -> None:
         """Begin to serve; ``open`` comes first."""
@@ -101,7 +106,9 @@ class Batcher:
 
     async def __call__(self, call: str, images: Sequence[Array], arguments: Sequence[Any]) -> list[Any]:
         """The workers' answer for each image, in order; for images that have a place. Raises ``Failed`` or
-        ``UnreadableImage``, of several the first image's."""
+        ``UnreadableImage``, of several the first image's; ``Replaced`` where no worker is left that has the network."""
+        if self.replaced and not self.alive:
+            raise _replaced()
         loop = asyncio.get_running_loop()
         pairs = zip(images, arguments, strict=True)
         items = [_Item(call, image, argument, loop.time(), loop.create_future()) for image, argument in pairs]
@@ -199,11 +206,29 @@ class Batcher:
         pause = 0.1
         while True:
             try:
-                await asyncio.get_running_loop().run_in_executor(self._threads, worker.start)
+                facts = await asyncio.get_running_loop().run_in_executor(self._threads, worker.start)
+                if facts != self._facts:
+                    await asyncio.get_running_loop().run_in_executor(self._threads, worker.stop)
+                    raise _replaced()
             except ServeError as error:
                 log.error("a worker cannot be started again: %s", error)
+                if isinstance(error, Replaced):
+                    self._refuse_all()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 10.0)
             else:
                 self.alive += 1
+                self.replaced = False
                 return
+
+    def _refuse_all(self) -> None:
+        """Let nobody wait for a worker, where the last one found another network."""
+        self.replaced = True
+        while self._queue and not self.alive:
+            item = self._queue.popleft()
+            if not item.answer.done():
+                item.answer.set_exception(_replaced())
+
+
+def _replaced() -> Replaced:
+    return Replaced("the bundle was replaced while it was being served: restart the server")

@@ -44,6 +44,10 @@ class ServeError(ValueError):
     """The server cannot start; the message names the remedy."""
 
 
+class Replaced(ServeError):
+    """There is another network now where the one that is served was loaded from."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a worker says of its network."""
@@ -53,6 +57,8 @@ class Facts:
     """Format, precision and runtime."""
     explains: bool
     """Whether it answers ``EXPLAIN``."""
+    checksum: str
+    """Of its weights; of an export, of its files."""
 
 
 Answer = Array | tuple[Array, int, int] | UnreadableImage
@@ -113,7 +119,7 @@ class InProcess:
         channels, height, width = self.task.input_shape
         # As /predict calls it: loads and compiles what first use does.
         self(PREDICT, np.zeros((1, height, width, channels), np.uint8), [(height, width, 0)])
-        return Facts(network.about, runtime, isinstance(network, Network))
+        return Facts(network.about, runtime, isinstance(network, Network), network.checksum())
 
     def __call__(self, call: str, batch: Array | Sequence[Array], arguments: Sequence[Any]) -> Sequence[Answer]:
         try:
@@ -177,7 +183,7 @@ class Process:
             raise ServeError("the worker died while opening the network; its last output is above") from None
         if "error" in told:
             raise ServeError(told["error"])
-        return Facts(any_from_json(told["about"], "the worker"), told["runtime"], told["explains"])
+        return Facts(**told | {"about": any_from_json(told["about"], "the worker")})
 
     def __call__(self, call: str, batch: Array | Sequence[Array], arguments: Sequence[Any]) -> Sequence[Answer]:
         try:
@@ -216,8 +222,7 @@ def _work(pipe: Connection, opening: Callable[[], Runner], most_pixels: int | No
         except (ServeError, Failed) as error:
             pipe.send_bytes(json.dumps({"error": str(error)}).encode())
             return
-        told = {"about": to_json(facts.about), "runtime": facts.runtime, "explains": facts.explains}
-        pipe.send_bytes(json.dumps(told).encode())
+        pipe.send_bytes(json.dumps({**vars(facts), "about": to_json(facts.about)}).encode())
         gc.freeze()  # as the server does
         while True:
             (call, arguments), batch = _receive(pipe)
