@@ -52,6 +52,7 @@ from nextify.paper.recipe import RECIPES
 from nextify.paper.roadmap import roadmap
 from nextify.system.files import UnusableFolder
 from nextify.weights import About, Preprocessing, PreprocessingError, WeightsError, load, save_bundle
+from nextify.weights.bundle import Metric
 from tests.helpers import TINY, Captured, fewer, noise
 
 T = TypeVar("T")
@@ -201,6 +202,20 @@ def test_the_command_says_what_it_found(bundle: Path, tmp_path: Path, capsys: Ca
     assert "(limit 0.0001)" in said
     assert [line.split()[0] for line in said.splitlines()[-7:-3]] == ["1", "2", "7", "64"]
     assert said.endswith(f"licence: MIT\nwritten: {tmp_path / 'x'}\n")
+
+
+def test_another_size_has_no_accuracy_until_it_is_measured(tmp_path: Path, capsys: Captured) -> None:
+    design = RESNET.with_(depths=(1,), widths=(32,), stage_strides=(1,))
+    bundle, out = tmp_path / "bundle", tmp_path / "x"
+    bundle_of(bundle, design, metrics=(Metric("top1", 75.0, "photos", 8),))
+    for size, metrics in ((64, 0), (32, 1)):
+        arguments = ("export", str(bundle), "--to", "torch", "--image-size", str(size), "--out", str(out))
+        assert main([*arguments, "--threads", "1"]) == 0
+        assert len(json.loads((out / "nextify.json").read_text())["metrics"]) == metrics
+        said = (
+            "the export's accuracy at 64 pixels is not known, as the bundle's was measured at 32x32: see docs/export.md"
+        )
+        assert (said in capsys.readouterr().err) is not bool(metrics)
 
 
 class Wrong(nn.Module):

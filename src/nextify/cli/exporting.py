@@ -47,6 +47,11 @@ def run_export(options: Options) -> int:
         images=images,
         threads=options.threads,
     )
+    if isinstance(about, About) and about.metrics and not done.about.metrics:
+        sides = "x".join(map(str, about.preprocessing.size))
+        note(
+            f"the export's accuracy at {size} pixels is not known, as the bundle's was measured at {sides}: see docs/export.md"
+        )
     found = done.verification
     if options.json:
         print_json({"path": str(done.path), "export": asdict(done.exported), "verification": asdict(found)})

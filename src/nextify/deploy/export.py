@@ -56,7 +56,8 @@ class Source:
 
     @classmethod
     def of(cls, bundle: str | Path, image_size: int | None = None) -> Self:
-        """Load a bundle; ``image_size`` replaces its input's sides, at the same crop ratio.
+        """Load a bundle; ``image_size`` replaces its input's sides, at the same crop ratio. Metrics, which were measured
+        at the bundle's size, are left out where another one is given.
 
         Raises:
             WeightsError, FileNotFoundError: it cannot be loaded, or has no classifier.
@@ -68,8 +69,11 @@ class Source:
             settings = at_size(settings, (image_size, image_size))
         if min(settings.size) < loaded.model.smallest_image:
             raise too_small(settings.size, loaded.model.smallest_image, " for this network")
-        mirror = Inference.of(loaded.about.recipe).mirror
-        return cls(loaded.model, replace(loaded.about, preprocessing=settings), mirror, str(bundle))
+        about = loaded.about
+        if settings.size != about.preprocessing.size:
+            about = replace(about, metrics=())
+        mirror = Inference.of(about.recipe).mirror
+        return cls(loaded.model, replace(about, preprocessing=settings), mirror, str(bundle))
 
     def run(self, inputs: Floats) -> Floats:
         """``(N, K)`` logits in plain torch and fp32."""
