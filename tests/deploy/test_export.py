@@ -284,6 +284,16 @@ def test_exports_with_other_inputs_have_folders_of_their_own(asked: dict[str, An
     assert export_command.Options(bundle="run/bundle", to="onnx", **asked).folder.name == f"bundle-{name}"
 
 
+def test_bundles_whose_names_have_a_dot_have_folders_of_their_own(tmp_path: Path) -> None:
+    for name in ("photos.v1", "photos.v2"):
+        (tmp_path / name).mkdir()
+        given = {"bundle": str(tmp_path / name), "data": "digits"}
+        assert export_command.Options(bundle=given["bundle"], to="onnx").folder == tmp_path / f"{name}-onnx-fp32"
+        assert quantize_command.Options(**given).folder == tmp_path / f"{name}-openvino-quantized"
+    (tmp_path / "own.pth").touch()
+    assert export_command.Options(bundle=str(tmp_path / "own.pth"), to="onnx").folder == tmp_path / "own-onnx-fp32"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -50,7 +50,8 @@ def run_export(options: Options) -> int:
     if isinstance(about, About) and about.metrics and not done.about.metrics:
         sides = "x".join(map(str, about.preprocessing.size))
         note(
-            f"the export's accuracy at {size} pixels is not known, as the bundle's was measured at {sides}: see docs/export.md"
+            f"the export's accuracy at {size} pixels is not known, as the bundle's was measured at {sides}: see "
+            f"docs/export.md"
         )
     found = done.verification
     if options.json:

@@ -53,7 +53,8 @@ def default_folder(bundle: str, ending: str) -> Path:
     path = Path(bundle).expanduser()
     if not path.exists():
         return Path(f"{path.name.replace(':', '-')}-{ending}")
-    return path.resolve().with_name(f"{path.resolve().stem}-{ending}")
+    path = path.resolve()
+    return path.with_name(f"{path.name if path.is_dir() else path.stem}-{ending}")
 
 
 run = "nextify.cli.quantizing:run_quantize"

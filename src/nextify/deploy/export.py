@@ -56,8 +56,8 @@ class Source:
 
     @classmethod
     def of(cls, bundle: str | Path, image_size: int | None = None) -> Self:
-        """Load a bundle; ``image_size`` replaces its input's sides, at the same crop ratio. Metrics, which were measured
-        at the bundle's size, are left out where another one is given.
+        """Load a bundle; ``image_size`` replaces its input's sides, at the same crop ratio. At another size than the
+        bundle's, at which they were measured, metrics are left out.
 
         Raises:
             WeightsError, FileNotFoundError: it cannot be loaded, or has no classifier.
