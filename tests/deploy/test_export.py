@@ -258,13 +258,17 @@ def test_a_disk_that_fills_leaves_nothing(bundle: Path, tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_torch_file_that_cannot_be_finished_is_an_error_and_nothing_is_left(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("to", "file"), [("torch", r"model\.pt2"), ("openvino", r"model\.xml")])
+def test_a_file_that_cannot_be_finished_is_an_error_and_nothing_is_left(
+    to: Format, file: str, bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(to)
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"model\.pt2"):
-            export(bundle, "torch", tmp_path / "out")
+        with pytest.raises(OSError, match=file):
+            export(bundle, to, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from nextify.deploy.prepare import Prepare
 from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs, quiet
 from nextify.networks.layers import Pointwise
 from nextify.networks.network import Block, Classifier
-from nextify.system.files import write_bytes_atomic
+from nextify.system.files import write_atomic, write_bytes_atomic
 from nextify.system.native import compiler
 from nextify.tasks.classification import Inference
 from nextify.weights import Preprocessing
@@ -118,10 +118,7 @@ def save(program: ExportedProgram, exported: Exported, path: Path, output: str =
         case "onnx":
             onnx_program(program, output).save(path, external_data=False)
         case "openvino":
-            import openvino
-
-            compress = exported.precision == "fp16"
-            openvino.save_model(openvino_model(program, output), path, compress_to_fp16=compress)
+            save_openvino(openvino_model(program, output), path, compress_to_fp16=exported.precision == "fp16")
         case "aotinductor":
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
         case "executorch":
@@ -182,6 +179,20 @@ def openvino_model(program: ExportedProgram, output: str = "logits") -> Any:
     model.inputs[0].get_tensor().set_names({"images"})
     model.outputs[0].get_tensor().set_names({output})
     return model
+
+
+def save_openvino(model: Any, path: Path, *, compress_to_fp16: bool) -> None:
+    """Write an OpenVINO model. Raises ``OSError`` where the system does not take it, as on a full disk."""
+    import openvino
+
+    try:
+        openvino.save_model(model, path, compress_to_fp16=compress_to_fp16)
+    except RuntimeError as error:
+        if "iostream" not in str(error):
+            raise
+        # A C++ stream does not know why, but the system tells us when we write something there, too.
+        write_atomic(path, lambda file: file.write(bytes(2**20)))
+        raise OSError(f"{path} could not be written ({error}): is there space left in its folder?") from error
 
 
 def _executorch(program: ExportedProgram) -> bytes:

@@ -54,8 +54,6 @@ def write_int8(exported: Exported, how: Int8, source: Source, calibration: Seque
         options["model_type"] = nncf.ModelType.TRANSFORMER
     options["advanced_parameters"] = parameters
     if exported.format == "openvino":
-        import openvino
-
         model = formats.openvino_model(program)
         nodes = [(op.get_friendly_name(), op.get_type_name()) for op in model.get_ordered_ops()]
         depthwise = [name for name, kind in nodes if kind == "GroupConvolution"]
@@ -77,6 +75,6 @@ def write_int8(exported: Exported, how: Int8, source: Source, calibration: Seque
         options["ignored_scope"] = nncf.IgnoredScope(names=kept)
     quantized = nncf.quantize(model, data, **options)
     if exported.format == "openvino":
-        openvino.save_model(quantized, path, compress_to_fp16=False)
+        formats.save_openvino(quantized, path, compress_to_fp16=False)
     else:
         onnx.save_model(quantized, str(path))
