@@ -225,6 +225,17 @@ def test_a_wrong_name_or_path_is_said_before_anything_heavy_is_imported(tmp_path
     assert done.stderr.count("\n") == len(WRONG)
 
 
+def test_a_link_that_leads_nowhere_is_named_as_one(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "latest").symlink_to("gone/bundle")
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "latest").write_text("gone/bundle\n")  # where the system makes no links
+    (tmp_path / "own").symlink_to("/nowhere/bundle")
+    links = {"latest": "gone/bundle", "latest/bundle": "gone/bundle", "file/latest": "file/gone/bundle"}
+    for name, target in (links | {"own": "/nowhere/bundle"}).items():
+        assert main(["predict", str(tmp_path / name), "x.jpg"]) == 1
+        assert f"it is a link to {tmp_path / target}, which does not exist" in capsys.readouterr().err
+
+
 def test_help_says_each_default_once(capsys: Captured) -> None:
     for command in COMMANDS:
         assert main([command, "--help"]) == 0

@@ -94,6 +94,16 @@ def test_what_is_not_written_is_refused(head: str, arguments: dict[str, object],
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["quantize", "export --fastest", "export --to onnx --precision int8"])
+def test_what_cannot_be_quantized_names_export(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *options = command.split()
+    assert cli.main([name, str(bundle_of(tmp_path, "fcos")), *options, "--data", "scenes"]) == 2
+    said = "is for detection: nextify export writes segmenters and one-stage detectors in fp32"
+    assert said in capsys.readouterr().err
+
+
 def test_a_file_that_finds_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = bundle_of(tmp_path, "fpn")
     loaded = dense.start

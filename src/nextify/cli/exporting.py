@@ -8,7 +8,7 @@ from rich.console import Console
 from nextify.cli.export import Options
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.progress import read_any, read_images
-from nextify.cli.quantizing import search
+from nextify.cli.quantizing import no_search, search
 from nextify.data import Images
 from nextify.data.dense.annotations import DenseImages
 from nextify.deploy.export import export
@@ -25,7 +25,7 @@ def run_export(options: Options) -> int:
     images: Images | DenseImages | None = None
     if isinstance(about := stated(options.bundle), DenseAbout):
         if searches:
-            raise ValueError(f"int8 and --fastest are for classifiers so far, and {options.bundle} is for {about.task}")
+            raise no_search(options.bundle, about)
         if options.data is not None:
             images = read_any(console, options.data, options.reading, None, about.task, to_train=False)
     elif options.data is not None:

@@ -164,9 +164,13 @@ def refuse_for_dense(task: str, given: Mapping[str, object]) -> None:
 
 def check_weights(source: str | None) -> None:
     """Raises ``FileNotFoundError`` where a path to weights leads nowhere."""
-    if source is not None and ":" not in source and not followed(source).exists():
+    if source is not None and ":" not in source and not (target := followed(source)).exists():
         remedy = "a Hub id is written hf:owner/name, a timm model timm:name"
-        if (latest := Path(source).with_name(LATEST)).exists():
+        if target.is_symlink():
+            target = target.parent / target.readlink()
+        if target != Path(source).expanduser():
+            remedy = f"it is a link to {target}, which does not exist"
+        elif (latest := Path(source).with_name(LATEST)).exists():
             remedy = f"the last finished run there is {latest}"
         raise FileNotFoundError(f"no weights at {source}; {remedy}")
 

@@ -15,6 +15,7 @@ from nextify.deploy.quantize import quantize as quantized
 from nextify.report.columns import TABLES, Column, shown
 from nextify.report.tables import terminal_of
 from nextify.report.text import interval, percent, signed, whole
+from nextify.weights.bundle import DenseAbout, stated
 
 COLUMNS: list[Column[Candidate]] = [
     Column("name", "candidate", shown=TABLES, css="text"),
@@ -36,9 +37,19 @@ COLUMNS: list[Column[Candidate]] = [
 
 
 def run_quantize(options: quantize.Options) -> int:
+    if isinstance(about := stated(options.bundle), DenseAbout):
+        raise no_search(options.bundle, about)
     images = read_images(Console(stderr=True), options.data, options.reading, None, options.bundle)
     note(*images.warnings)
     return search(partial(quantized, to=options.to, seed=options.seed), images, options)
+
+
+def no_search(bundle: str, about: DenseAbout) -> ValueError:
+    """What to say where a detector or segmenter is to be quantized."""
+    return ValueError(
+        f"int8 and --fastest are for classifiers so far, and {bundle} is for {about.task}: nextify export "
+        f"writes segmenters and one-stage detectors in fp32"
+    )
 
 
 def search(made: Callable[..., Quantized], images: Images, options: quantize.Options | export.Options) -> int:
