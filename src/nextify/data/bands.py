@@ -50,6 +50,8 @@ all of them are its channels."""
 MOST_CHANNELS = 256
 MOST_PAGES = 4 * MOST_CHANNELS
 """Of a TIFF, reduced copies included; a damaged one may lead from page to page in a circle."""
+LARGEST = 1e6
+"""Of a mean and a standard deviation: pixels beyond it would be infinite as a network computes."""
 Chosen = tuple[int, int, int]
 Values = npt.NDArray[Any]
 
@@ -81,6 +83,11 @@ _DIFFERENCES = 2  # the predictor that stores each pixel less the one to its lef
 _INDEPENDENT = 2  # planar configuration: one band after the other
 _LOWEST_FIRST = 2  # fill order: the bits of each byte stand in reverse
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def can_normalize(mean: float, std: float) -> bool:
+    """Whether a channel of this mean and standard deviation can be normalized by them."""
+    return abs(mean) <= LARGEST and 1 / LARGEST <= std <= LARGEST
 
 
 def checked(bands: Sequence[int] | int) -> Bands:

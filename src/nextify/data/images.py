@@ -14,12 +14,11 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nextify.data.bands import Bands, kind_of
+from nextify.data.bands import LARGEST, Bands, can_normalize, kind_of
 from nextify.data.decode import Pixels, UnreadableImage, decode, quiet, why_unread
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
 from nextify.data.kept import Kept
-from nextify.data.preprocessing import LARGEST, can_normalize
 from nextify.system.text import plural, printable
 
 Labels = npt.NDArray[np.int64]

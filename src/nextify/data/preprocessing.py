@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nextify.data.bands import Bands, checked, of_memory
+from nextify.data.bands import LARGEST, Bands, can_normalize, checked, of_memory
 from nextify.data.decode import Pixels, UnreadableImage, from_memory
 from nextify.system.text import shortened
 
@@ -34,8 +34,6 @@ BATCH_PIXELS = 2**26
 """Pixels of all images of a batch, 256 images of 512×512."""
 _PLAIN_UP_TO = 2**26
 """Pixels of a resized image up to which the whole of it is made where antialiasing is off."""
-LARGEST = 1e6
-"""Of a mean and a standard deviation: pixels beyond it would be infinite as a network computes."""
 _FILTER_REACH = 3
 """Pixels to each side of which the widest filter (Lanczos) makes a pixel, in the coarser of the two images."""
 _ADDED_UP_TO = 2**22
@@ -61,11 +59,6 @@ def _number(value: object) -> float:
     if isinstance(value, bool | str):
         raise TypeError("no number")
     return float(value)  # type: ignore[arg-type]
-
-
-def can_normalize(mean: float, std: float) -> bool:
-    """Whether a channel of this mean and standard deviation can be normalized by them."""
-    return abs(mean) <= LARGEST and 1 / LARGEST <= std <= LARGEST
 
 
 class PreprocessingError(ValueError):
