@@ -54,7 +54,7 @@ def serve(options: Options, listener: socket.socket) -> None:
     processes = [Process(opening, prepares=device == "cpu" and threads == 1) for _ in range(workers)]
     app = create_app(processes or [InProcess(opening)], settings, options.name)
     host, port = listener.getsockname()[:2]
-    print(f"serving {options.bundle} at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops", flush=True)
+    place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     grace = int(2 * options.timeout) + 1
     # 75 s is longer than proxies keep idle connections, so none is closed here just as a request arrives on it.
     config = uvicorn.Config(
@@ -62,4 +62,16 @@ def serve(options: Options, listener: socket.socket) -> None:
     )
     # Quiet, as threads decode images; uvicorn has stopped in good order when it raises the signal again.
     with quiet(), suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run([listener])
+        _Server(config, f"serving {options.bundle} at {place}; Ctrl-C stops").run([listener])
+
+
+class _Server(uvicorn.Server):
+    """Prints a line once it accepts requests and signals: one that came sooner would not end it in good order."""
+
+    def __init__(self, config: uvicorn.Config, line: str) -> None:
+        super().__init__(config)
+        self.line = line
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self.line, flush=True)
