@@ -445,7 +445,7 @@ def test_a_training_for_which_the_minutes_do_not_hold_begins_again_once_with_few
     assert len(json.loads((bundle.parent / "result.json").read_text())["curve"]) == 2
     assert not list(tmp_path.glob("*/checkpoint.pt*"))
     assert main(command) == 0
-    assert "this run is already finished" in capsys.readouterr().out
+    assert "this run is finished already" in capsys.readouterr().out
 
 
 def test_control_characters_in_a_name_do_not_reach_the_terminal(

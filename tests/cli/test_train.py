@@ -326,7 +326,7 @@ def test_predictions_on_files_are_the_evaluations(trained: Path, digits: Images,
 def test_the_same_command_trains_nothing_again(capsys: Captured, out: Path, trained: Path) -> None:
     before = (trained / "model.safetensors").stat().st_mtime_ns
     assert main(["train", "convnext_atto", "--data", "digits", "--epochs", "2", *TINY, "--out", str(out)]) == 0
-    assert "already finished" in capsys.readouterr().out
+    assert "finished already" in capsys.readouterr().out
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
 
 

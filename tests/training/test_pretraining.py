@@ -229,7 +229,7 @@ def test_train_fine_tunes_from_it_and_the_licence_goes_along(bundle: Path, shape
 
 def test_the_same_command_trains_nothing_again(capsys: Captured, out: Path, bundle: Path, shapes: Path) -> None:
     assert main(["pretrain", "convnextv2_atto", "--data", str(shapes), "--out", str(out), *TINY]) == 0
-    assert "already finished" in capsys.readouterr().out
+    assert "finished already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

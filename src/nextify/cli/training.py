@@ -275,7 +275,7 @@ def _find_rate(console: Console, prepared: Prepared, runtime: Runtime, out: Path
 
 def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec], model: str) -> None:
     if not done.trained:
-        console.print("this run is already finished")
+        console.print("this run is finished already")
     interval = ""
     if metrics[0].share_of_images:
         low, high = wilson(round(done.metrics[metrics[0].key] * done.test_images / 100), done.test_images)
