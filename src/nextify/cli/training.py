@@ -99,7 +99,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
         timed = request.minutes is not None
         prepared, done = _trained(console, prepared, out, runtime, watching.track, licence, source, timed)
     except TrainingStopped as stopped:
-        console.print(f"{stopped}; the same command resumes from there", markup=False)
+        console.print(f"{stopped}; the same command goes on from there", markup=False)
         return 130
     except processes.FirstFailed:
         return 1
