@@ -24,8 +24,10 @@ import nextify.cli.training
 import nextify.training.probe
 import nextify.training.trial
 from nextify.cli import COMMANDS, main
-from nextify.cli.progress import TrainingProgress
+from nextify.cli.progress import StudyProgress, TrainingProgress
 from nextify.data import Images
+from nextify.study.engine import Advanced, Started
+from nextify.study.study import StudyEstimate
 from nextify.system import processes
 from nextify.training.loop import Progress
 from nextify.training.prepare import prepare
@@ -498,3 +500,16 @@ def test_few_images_and_fresh_weights_get_a_line_on_trained_ones(model: str, few
     if few:
         timm = pytest.importorskip("timm")
         assert timm.get_pretrained_cfg(model).hf_hub_id, "timm has weights of that name"
+
+
+def test_a_run_that_is_resumed_does_not_shorten_the_time_left(digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what this process trains of it tells how fast the others will be."""
+    trial = prepare(Request("convnext_atto", epochs=1, scale="tiny"), digits).trial
+    trials = [SimpleNamespace(folder=name, step=name, trial=trial) for name in "abc"]
+    study: Any = SimpleNamespace(plan=SimpleNamespace(trials=trials), open_trials=trials, side_by_side=1)
+    clock = iter([0.0])
+    monkeypatch.setattr("nextify.cli.progress.time.monotonic", lambda: next(clock, 100.0))
+    shown = StudyProgress(Console(quiet=True), study, StudyEstimate(300.0, dict.fromkeys("abc", 100.0), {}))
+    for event in (Started("a"), Advanced("a", Progress(50, 100, 1.0)), Advanced("a", Progress(100, 100, 1.0))):
+        shown.on_event(event)
+    assert shown.seconds_left() == pytest.approx(2 * 100 * 100 / 50)

@@ -128,6 +128,7 @@ class StudyProgress(_TitledBars):
         self.metric = metric_specs(study.plan.trials[0].trial)[0]
         self.names = {p.folder: f"{p.step}, seed {p.trial.seed}" for p in study.plan.trials}
         self.shares = {p.folder: 0.0 for p in study.open_trials}  # share done of each
+        self.resumed: dict[str, float] = {}  # share done of each when it was first heard of
         self.total = len(study.plan.trials)
         self.started = time.monotonic()
         self.bars: dict[str, TaskID] = {}
@@ -138,7 +139,8 @@ class StudyProgress(_TitledBars):
         expected = self.estimate.trial_seconds
         together = max(1, min(self.study.side_by_side, sum(share < 1 for share in self.shares.values())))
         left = sum(expected.get(f, 0.0) * (1 - share) for f, share in self.shares.items()) / together
-        done = sum(expected.get(f, 0.0) * share for f, share in self.shares.items()) / self.study.side_by_side
+        own = ((f, share - self.resumed.get(f, 0.0)) for f, share in self.shares.items())
+        done = sum(expected.get(f, 0.0) * share for f, share in own) / self.study.side_by_side
         spent = time.monotonic() - self.started
         return left * (spent / done if done > 5 else 1.0)
 
@@ -148,6 +150,7 @@ class StudyProgress(_TitledBars):
                 self.bars[key] = self.add(f"  {self.names[key]}")
             case Advanced(key, progress):
                 self.shares[key] = progress.step / progress.total_steps
+                self.resumed.setdefault(key, self.shares[key])
                 right = f"{rate(progress.images_per_second)} images/s"
                 self.update(self.bars[key], completed=self.shares[key], right=right)
             case Done(key, result):
