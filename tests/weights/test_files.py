@@ -647,6 +647,7 @@ ATTO = designs()["convnext_atto"]
         ("", ATTO.with_(depths=(1, 1, 1, 1), widths=(96, 16, 24, 32), kernel_size=5, layer_scale="off")),
         ("convnextv2_atto", designs()["convnextv2_atto"].with_(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32))),
         ("convnext_atto", ATTO.with_(layer_scale=0.1)),
+        ("convnext_atto", ATTO.with_(layer_scale="off")),
     ],
 )
 def test_timm_creates_a_scaled_calibrated_network_from_the_directory(tmp_path: Path, name: str, design: Design) -> None:

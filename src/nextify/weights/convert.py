@@ -149,8 +149,10 @@ def timm_config(about: About) -> dict[str, object]:
             "license": about.licence,
         },
     }
-    named = designs().get(about.name)
-    if named is not None and named.with_(layer_scale=about.design.layer_scale) == about.design:
+    named, scale = designs().get(about.name), about.design.layer_scale
+    if named is not None and named.layer_scale != "off" and scale != "off":
+        named = named.with_(layer_scale=scale)  # where there is one, its values are the weights'
+    if named == about.design:
         config["architecture"] = about.name
     elif arguments := _timm_arguments(about.design):
         config |= {"architecture": "convnext_tiny", "model_args": arguments}
