@@ -188,6 +188,13 @@ def test_a_baseline_of_another_size_is_told(bundle, images, tmp_path):
     assert "resized to 16×16 before they were corrupted" in said
 
 
+def test_a_baseline_that_no_corruption_hurts_has_no_relative_error(bundle, images, tmp_path):
+    constant = tiny_bundle(tmp_path / "constant", images.classes, 24, 1.0, sharpness=0)
+    found = measure(bundle, images, corruptions=("contrast", "fog"), severities=(1,), baseline=constant)
+    assert found.relative_mean_corruption_error is None
+    assert "no relative mCE: the baseline is no worse than on clean images under fog, contrast" in found.notes
+
+
 def test_alexnets_published_errors(bundle, images):
     """Rounded, they are the paper's."""
     rounded = (88.6, 89.4, 92.3, 82.0, 82.6, 78.6, 79.8, 86.7, 82.7, 81.9, 56.5, 85.3, 64.6, 71.8, 60.7)

@@ -134,11 +134,7 @@ def measure(
         present = np.unique(np.concatenate([*(s.labels for s in sets), *published]))
     networks, measured = [_Network(loaded, images, device, present, order, kernels)], [bundle]
     if baseline is not None and baseline != ALEXNET:
-        other = load_classifier(baseline)
-        try:
-            networks.append(_Network(other, images, device, present, None, kernels))
-        except ValueError as error:
-            raise type(error)(f"the baseline {baseline}: {error}") from None
+        networks.append(_opened_baseline(baseline, images, device, present, kernels))
         measured.append(baseline)
     first = networks[0]
     places = [(s, i) for s in sets for i in range(len(s))]
@@ -165,15 +161,8 @@ def measure(
         base_name, base_clean = "AlexNet as published", ALEXNET_CLEAN_ERROR
         notes += _differences_to_published(first, made_frost, bool(asking.made))
     elif baseline is not None:
-        base_name, base_clean = networks[1].name or str(baseline), recorder.figures(1, None)[0]
-        if base_name == first.name:
-            base_name += f" of {baseline}"
-        (height, width), (own_height, own_width) = networks[1].settings.size, first.settings.size
-        if (height, width) != (own_height, own_width):
-            notes.append(
-                f"the baseline's images were resized to {height}×{width} before they were corrupted, as it asks for, "
-                f"and the network's to {own_height}×{own_width}: the mCE compares networks and sizes"
-            )
+        base_name, base_clean = _named_apart(networks[1], first, baseline), recorder.figures(1, None)[0]
+        notes += _differences_in_size(networks[1], first)
     clean, clean_calibration = recorder.figures(0, None)
     points = [
         Point(*key, *recorder.figures(0, key), recorder.figures(1, key)[0] if len(networks) > 1 else None)
@@ -183,6 +172,8 @@ def measure(
         summarize(c, [p for p in points if p.corruption == c], clean, base_clean, baseline == ALEXNET)
         for c in corruptions
     )
+    if baseline is not None:
+        notes += _without_relative_error(summaries)
     return Robustness(
         **measurement(first.name, data, len(chosen), device, first.inference, notes, identity),
         size=first.settings.size,
@@ -268,6 +259,40 @@ class _Asking:
     ) -> None:
         for index in group:
             recorder.add(index, key, *self.networks[index].answer(pixels, classes))
+
+
+def _opened_baseline(
+    path: str | Path, images: Images, device: str, present: npt.NDArray[np.int64] | None, kernels: Mode
+) -> _Network:
+    loaded = load_classifier(path)
+    try:
+        return _Network(loaded, images, device, present, None, kernels)
+    except ValueError as error:
+        raise type(error)(f"the baseline {path}: {error}") from None
+
+
+def _named_apart(baseline: _Network, network: _Network, path: str | Path) -> str:
+    """The baseline's name, with its path where it has the network's name."""
+    name = baseline.name or str(path)
+    return f"{name} of {path}" if name == network.name else name
+
+
+def _differences_in_size(baseline: _Network, network: _Network) -> list[str]:
+    (height, width), (own_height, own_width) = baseline.settings.size, network.settings.size
+    if (height, width) == (own_height, own_width):
+        return []
+    return [
+        f"the baseline's images were resized to {height}×{width} before they were corrupted, as it asks for, "
+        f"and the network's to {own_height}×{own_width}: the mCE compares networks and sizes"
+    ]
+
+
+def _without_relative_error(summaries: Sequence[Summary]) -> list[str]:
+    """Why there is no relative mCE: corruptions under which the baseline is no worse than on clean images."""
+    unhurt = [s.corruption for s in summaries if s.relative_corruption_error is None]
+    if not unhurt:
+        return []
+    return [f"no relative mCE: the baseline is no worse than on clean images under {', '.join(unhurt)}"]
 
 
 def _differences_to_published(network: _Network, made_frost: bool, made: bool) -> list[str]:
