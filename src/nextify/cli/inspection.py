@@ -68,7 +68,8 @@ def run_inspection(options: Options) -> int:
     if options.json:
         print_json(found.to_dict())
         return 0
-    note(*images.warnings, *images.notes, *found.notes)
+    said = () if options.folds is not None else images.notes  # the folds said them already
+    note(*images.warnings, *said, *found.notes)
     print(
         f"{printable(found.model or options.bundle)} on {printable(found.data)}: "
         f"{plural(found.train_images, 'training image')}, {plural(found.test_images, 'test image')}"
