@@ -21,7 +21,9 @@ from nextify.deploy.gate_images import GATE_SHARE, TooFewImages, divided
 from nextify.deploy.int8 import INT8
 from nextify.deploy.quantize import Candidate, Quantized, quantize
 from nextify.deploy.runners import Exported, open_runner
+from nextify.deploy.verify import ExportFailed, Verification, some_images, verify
 from nextify.evaluation.runner import Floats, Network
+from nextify.weights import Preprocessing
 from tests.deploy.test_export import bundle_of, installed
 from tests.helpers import TINY, Captured
 
@@ -123,6 +125,33 @@ class Noisy:
         return logits
 
 
+def pretended(
+    costs: dict[str, tuple[float, int]], tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A bundle of which no OpenVINO files are made, but some that are known to be right or wrong, fast or slow."""
+    installed("openvino")
+    pytest.importorskip("nncf")
+    source = bundle_of(tmp_path / "b", TINY, 8)
+    network = Network(source, kernels="off")
+    named_by_network(digits, network, monkeypatch)
+
+    def write(exported: Exported, *rest: Any) -> None:
+        (rest[-1] / exported.file).write_text(exported.precision)
+
+    monkeypatch.setattr(search.formats, "write", write)
+    monkeypatch.setattr(search, "write_int8", write)
+    monkeypatch.setattr(search, "INT8", INT8[:1])
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(search, "start", lambda path, exported, threads: Noisy(network, *costs[exported.precision]))
+
+    def times(tried: Any, inputs: Floats) -> None:
+        for one in tried:
+            one.single = one.batched = [1.0 + one.run.work]
+
+    monkeypatch.setattr(search, "_time", times)
+    return source
+
+
 @pytest.mark.parametrize(
     ("int8", "bf16", "chosen"),
     [
@@ -140,28 +169,7 @@ def test_the_best_that_keeps_the_promise_is_written(
     digits: Images,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With files that are known to be right or wrong, fast or slow, in the place of OpenVINO's."""
-    installed("openvino")
-    pytest.importorskip("nncf")
-    source = bundle_of(tmp_path / "b", TINY, 8)
-    network = Network(source, kernels="off")
-    named_by_network(digits, network, monkeypatch)
-    costs = {"fp32": (0.0, 4), "bf16": bf16, "int8": int8}
-
-    def write(exported: Exported, *rest: Any) -> None:
-        (rest[-1] / exported.file).write_text(exported.precision)
-
-    monkeypatch.setattr(search.formats, "write", write)
-    monkeypatch.setattr(search, "write_int8", write)
-    monkeypatch.setattr(search, "INT8", INT8[:1])
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(search, "start", lambda path, exported, threads: Noisy(network, *costs[exported.precision]))
-
-    def times(tried: Any, inputs: Floats) -> None:
-        for one in tried:
-            one.single = one.batched = [1.0 + one.run.work]
-
-    monkeypatch.setattr(search, "_time", times)
+    source = pretended({"fp32": (0.0, 4), "bf16": bf16, "int8": int8}, tmp_path, digits, monkeypatch)
     found = quantize(source, digits, tmp_path / "out", max_drop=1)
     verdicts = {c.name: c.verdict for c in found.candidates}
     assert [name.split()[1].rstrip(",") for name, verdict in verdicts.items() if verdict == "chosen"] == [chosen]
@@ -172,6 +180,46 @@ def test_the_best_that_keeps_the_promise_is_written(
     assert said["gate"]["images"] == {"calibration": 300, "gate": 359, "unseen": 838}
     if int8[0]:
         assert "points" in verdicts["openvino int8"]
+
+
+def test_what_differs_from_the_bundle_gives_way_to_the_next(
+    tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was an error, after all the work, where the next candidate would have done."""
+    source = pretended(
+        dict.fromkeys(("fp32", "bf16", "int8"), (0.0, 0)) | {"fp32": (0.0, 4)}, tmp_path, digits, monkeypatch
+    )
+
+    def checked(exported: Exported, *rest: Any) -> Verification:
+        if exported.precision == "int8":
+            raise ExportFailed("openvino int8 does not compute what the bundle does: x; nothing was written")
+        return verify(exported, *rest)
+
+    monkeypatch.setattr(search, "verify", checked)
+    found = quantize(source, digits, tmp_path / "out", max_drop=1)
+    verdicts = {c.name: c.verdict for c in found.candidates}
+    assert verdicts["openvino int8"] == "differs from the bundle"
+    assert verdicts["openvino bf16"] == "chosen"
+    assert "openvino int8 does not compute what the bundle does: x" in found.notes
+    assert json.loads((tmp_path / "out" / "nextify.json").read_text())["export"]["precision"] == "bf16"
+
+
+def test_int8_may_round_an_image_without_a_large_logit(digits: Images) -> None:
+    shown = some_images(digits.test)
+    settings = Preprocessing((8, 8), 8)
+
+    def bundle(inputs: Floats) -> Floats:
+        logits = np.zeros((len(inputs), 2), np.float32)
+        logits[:, 0] = np.where(np.arange(len(inputs)) == 1, 0.01, 2.0)
+        return logits
+
+    def file(inputs: Floats) -> Floats:
+        return bundle(inputs) + np.float32(0.05)
+
+    found = verify(Exported("onnx", "int8", (8, 8)), file, bundle, shown, settings, "x")
+    assert found.largest_difference == pytest.approx(0.05 / 2, rel=1e-3)
+    with pytest.raises(ExportFailed, match="differs by 5 of its largest logit"):
+        verify(Exported("onnx", "bf16", (8, 8)), file, bundle, shown, settings, "x")
 
 
 @pytest.mark.parametrize("command", ["quantize", "export"])

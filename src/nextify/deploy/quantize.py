@@ -25,7 +25,7 @@ from nextify.deploy.gate import Answers, Change, change
 from nextify.deploy.gate_images import divided
 from nextify.deploy.int8 import INT8, Int8, write_int8
 from nextify.deploy.runners import Exported, Format, MissingExtra, Run, needs, quiet, start
-from nextify.deploy.verify import Verification, some_images, verify
+from nextify.deploy.verify import ExportFailed, Verification, some_images, verify
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Floats, Network, probabilities
 from nextify.evaluation.seen import trained_on
@@ -94,6 +94,8 @@ class _Tried:
     """Seconds of one image, and of a batch."""
     refused: str = ""
     """Why it is out of the question."""
+    proof: Verification | None = None
+    """Where it was compared with the bundle on real images."""
 
     @property
     def seconds(self) -> float:
@@ -226,7 +228,7 @@ class _Search:
             if with_bundle:
                 folder = save_bundle(Path(scratch, "bundle"), self.source.model.state_dict(), self.source.about)
                 tried.append(_Tried("the bundle with our kernels", None, folder, Network(folder, threads=self.threads)))
-            self._verified(tried[0])  # the others are held against it
+            self._verify(tried[0])  # the others are held against it
             self.tell("timing them in turns …")
             _time(tried, np.stack([self.settings(pixels).numpy() for _, pixels in self.shown[:BATCH]]))
             self.tell(f"comparing them on {len(self.gate):,} gate images …")
@@ -281,6 +283,12 @@ class _Search:
             failed = [o.exported.precision for o in tried if o.exported and o.refused.startswith(_FAILED)]
             if precision in failed and one is not before:
                 continue  # one attempt for each precision, or the unseen images would no longer be unseen
+            try:
+                self._verify(one)
+            except ExportFailed as error:
+                one.refused = "differs from the bundle"
+                self.notes.append(str(error).removesuffix("; nothing was written"))
+                continue
             self.tell(f"testing {one.name} on {len(self.unseen):,} unseen images …")
             old, *new = self._answers([before] if one is before else [before, one], self.unseen)
             final, ece = change(old, *new or [old]), (*new, old)[0].ece - old.ece
@@ -294,18 +302,20 @@ class _Search:
         if best.exported is None:
             save_bundle(self.out, self.source.model.state_dict(), self.source.about)
             return found
-        self.tell(f"verifying {best.name} …")
+        assert best.proof is not None
         with fresh_folder(self.out) as fresh:
             shutil.copytree(best.folder, fresh, dirs_exist_ok=True)
-            proof = self._verified(best)
             gated = {k: v for k, v in asdict(found).items() if k not in ("export", "path")}
-            describe_export(fresh, self.source, best.exported, {"verification": asdict(proof), "gate": gated})
-        export = Export(self.out, self.source.about, best.exported, proof, folder_bytes(self.out))
+            describe_export(fresh, self.source, best.exported, {"verification": asdict(best.proof), "gate": gated})
+        export = Export(self.out, self.source.about, best.exported, best.proof, folder_bytes(self.out))
         return replace(found, export=export)
 
-    def _verified(self, one: _Tried) -> Verification:
-        assert one.exported is not None
-        return verify(one.exported, one.run, self.source.run, self.shown, self.settings, self.images.name)
+    def _verify(self, one: _Tried) -> None:
+        """Compare a candidate with the bundle, unless it is the bundle or has been. Raises ``ExportFailed``."""
+        if one.exported is not None and one.proof is None:
+            self.tell(f"verifying {one.name} …")
+            shown, settings = self.shown, self.settings
+            one.proof = verify(one.exported, one.run, self.source.run, shown, settings, self.images.name)
 
     def _refusal(self, change: float, ece: float) -> str:
         """Why these changes of top-1 and of the calibration error, in points, are out of the question; empty if not."""
