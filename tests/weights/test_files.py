@@ -8,6 +8,7 @@ import logging
 import math
 import pickle
 import re
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -472,6 +473,27 @@ def test_huggingface_reads_what_is_written_for_it(tmp_path: Path) -> None:
     (tmp_path / "resnet" / "config.json").write_text('{"downsample_in_bottleneck": true}')
     with pytest.raises(WeightsError, match="downsample_in_bottleneck"):
         load(tmp_path / "resnet")
+
+
+def test_what_a_conversion_loses_is_noted(tmp_path: Path) -> None:
+    """transformers crops squares below 384 pixels and squashes from there on; timm always antialiases."""
+    design, lost = FAMILIES["convnext"], "will prepare images differently"
+    given = about(design, licence="cc-by-4.0", recipe=replace(CONVNEXT, test_mirror="on"))
+    for to, settings, words in (
+        ("huggingface", Preprocessing((40, 32), 44), "size (40, 32) becomes (32, 32)"),
+        ("huggingface", Preprocessing((384, 384), 384), "fit crop becomes squash"),
+        ("huggingface", Preprocessing((224, 224), 224, "squash"), "fit squash becomes crop"),
+        ("timm", Preprocessing(antialias=False), "antialias False becomes True"),
+        ("huggingface", Preprocessing((192, 192), 225), ""),  # whose ratio would be floored to 224
+        ("timm", Preprocessing((192, 192), 225, interpolation="lanczos"), ""),
+    ):
+        save_bundle(tmp_path / "b", weights(design), replace(given, preprocessing=settings))
+        notes = convert(tmp_path / "b", tmp_path / "there", to).notes  # type: ignore[arg-type]
+        assert [words in note for note in notes if lost in note] == [True] * bool(words)
+        assert (load(tmp_path / "there").preprocessing == settings) is not bool(words)
+        assert any(f"mirror image's (test_mirror), which {to} cannot record" in note for note in notes)
+        assert any("the licence (cc-by-4.0) is not recorded" in note for note in notes) is (to != "timm")
+        shutil.rmtree(tmp_path / "there")
 
 
 def test_a_bare_huggingface_model_is_recognized() -> None:

@@ -139,7 +139,10 @@ class Preprocessing:
 
     @property
     def crop_ratio(self) -> float:
-        return min(self.size) / self.resize_size
+        """The ratio that ``from_crop_ratio`` makes ``resize_size`` of."""
+        ratio = min(self.size) / self.resize_size
+        # 192 / (192 / 225) is a little below 225, and would be floored to 224.
+        return ratio if int(min(self.size) / ratio) == self.resize_size else math.nextafter(ratio, 0)
 
     def to_dict(self) -> dict[str, object]:
         """As JSON has them; without ``bands`` where none are chosen."""

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from nextify.data.bands import named
-from nextify.data.foreign import to_huggingface_config
+from nextify.data.foreign import from_huggingface_config, from_timm_config, to_huggingface_config
+from nextify.data.preprocessing import Preprocessing
 from nextify.networks.zoo import designs
 from nextify.paper.design import Design
 from nextify.system.files import write_bytes_atomic, write_json_atomic
@@ -78,6 +79,10 @@ def convert(
     about.check_single(f"a file for {to}")
     if about.temperature != 1:
         notes += (f"the last layer is divided by the temperature {about.temperature:.4g}, for calibrated confidences",)
+    if about.recipe is not None and about.recipe.test_mirror == "on":
+        notes += (
+            f"the logits are the mean of an image's and its mirror image's (test_mirror), which {to} cannot record",
+        )
     state = rename(with_temperature(found.bundle), about.design, to)
     single = path.suffix in (*_PICKLES, ".safetensors")
     if single or to in ("official", "torchvision"):
@@ -90,6 +95,8 @@ def convert(
                 f"the file cannot record how images are prepared, such as {width}×{height} pixels, so that others will "
                 f"assume something else: a directory for timm or huggingface, or a bundle, records it",
             )
+    if about.licence not in ("yours", "unknown") and (single or to != "timm"):
+        notes += (f"the licence ({about.licence}) is not recorded: a directory for timm, or a bundle, would do it",)
     if path.suffix in _PICKLES:
         path.parent.mkdir(parents=True, exist_ok=True)
         plain = {name: tensor.contiguous().clone() for name, tensor in state.items()}
@@ -104,13 +111,28 @@ def convert(
         _write_safetensors(path / WEIGHTS_FILE, state)
         if to == "huggingface":
             write_json_atomic(path / "config.json", huggingface_config(about))
-            write_json_atomic(path / "preprocessor_config.json", to_huggingface_config(about.preprocessing))
+            prepared = to_huggingface_config(about.preprocessing)
+            write_json_atomic(path / "preprocessor_config.json", prepared)
+            notes += _lost(about.preprocessing, from_huggingface_config(prepared), "transformers")
         elif to == "timm":
             config = timm_config(about)
             write_json_atomic(path / "config.json", config)
+            notes += _lost(about.preprocessing, from_timm_config(config["pretrained_cfg"]), "timm")
             if "architecture" not in config:
                 notes += ("timm has no name for this network, so that it cannot be created from the directory alone",)
     return Conversion(about, found.naming, to, path, len(state), notes)
+
+
+def _lost(given: Preprocessing, recorded: Preprocessing, library: str) -> tuple[str, ...]:
+    """A note on the settings that a library's file has no words for."""
+    lost = [
+        f"{field.name} {getattr(given, field.name)} becomes {getattr(recorded, field.name)}"
+        for field in fields(Preprocessing)
+        if field.name != "bands" and getattr(given, field.name) != getattr(recorded, field.name)
+    ]
+    return (
+        (f"{library} will prepare images differently, as its file cannot record it: {', '.join(lost)}",) if lost else ()
+    )
 
 
 def _check_loses_nothing(source: str | Path, path: Path, to: Naming) -> None:
@@ -133,7 +155,7 @@ def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
     write_bytes_atomic(path, save({n: t.contiguous() for n, t in state.items()}, {"format": "pt"}))
 
 
-def timm_config(about: About) -> dict[str, object]:
+def timm_config(about: About) -> dict[str, Any]:
     """``config.json`` as ``timm.models.push_to_hf_hub`` writes it, for ``timm.create_model("local-dir:…")``."""
     given, size = about.preprocessing, about.preprocessing.size
     config: dict[str, Any] = {
