@@ -274,6 +274,27 @@ def test_a_file_that_cannot_be_finished_is_an_error_and_nothing_is_left(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_compiled_file_is_finished_before_it_reaches_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own writer ended the process on a full disk, behind a traceback, and left its folder."""
+    resource = pytest.importorskip("resource")
+
+    def compiled(program: object, *, package_path: Any) -> None:
+        package_path.write(bytes(10**5))
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", compiled)
+    program: Any = None
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"model\.pt2"):
+            formats.save(program, Exported("aotinductor", "fp32", (8, 8)), tmp_path / "model.pt2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("asked", "name"),
     [

@@ -111,16 +111,17 @@ def write(exported: Exported, model: Classifier, mirror: bool, settings: Preproc
 def save(program: ExportedProgram, exported: Exported, path: Path, output: str = "logits") -> None:
     """Write ``program`` as a model file whose one output is called ``output``, where the format names outputs."""
     match exported.format:
-        case "torch":
+        case "torch" | "aotinductor":
             buffer = io.BytesIO()  # torch ends the process where it cannot finish a file, as on a full disk
-            torch.export.save(program, buffer)
+            if exported.format == "torch":
+                torch.export.save(program, buffer)
+            else:
+                torch._inductor.aoti_compile_and_package(program, package_path=buffer)
             write_bytes_atomic(path, buffer.getvalue())
         case "onnx":
             onnx_program(program, output).save(path, external_data=False)
         case "openvino":
             save_openvino(openvino_model(program, output), path, compress_to_fp16=exported.precision == "fp16")
-        case "aotinductor":
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
         case "executorch":
             path.write_bytes(_executorch(program))
         case _:

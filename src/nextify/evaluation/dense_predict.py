@@ -21,8 +21,8 @@ from nextify.data.dense.annotations import Id, IndexMask, mask_api
 from nextify.data.encoded import read_file
 from nextify.evaluation.dense_pictures import Thing, class_color, drawn, part_of, regions_drawn
 from nextify.evaluation.finder import BATCH, Finder
-from nextify.evaluation.predict import Source, opened
-from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.evaluation.predict import Source, expand, opened
+from nextify.system.files import UnusableFolder, write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.system.text import as_csv, valid_unicode
 from nextify.tasks.average_precision import Rle
 from nextify.tasks.restoring import FoundObjects
@@ -167,13 +167,30 @@ class DenseFolder:
     """
 
     def __init__(self, out: Path, finder: Finder) -> None:
+        """Raises ``UnusableFolder`` for a folder whose files of these names are not of an earlier prediction, such as a
+        data set with its ``masks/``."""
         self.out, self.about = out, finder.about
         self._categories = self.about.category_ids or tuple(range(1, self.about.num_classes + 1))
         self._names: set[str] = set()
         self._images: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
-        for part in ("drawn", "coco", "yolo") if self.about.task == "detection" else ("drawn", "masks"):
+        parts = ("drawn", "coco", "yolo") if self.about.task == "detection" else ("drawn", "masks")
+        others = [out / part for part in parts if not (out / "drawn").exists() and (out / part).exists()]
+        if others:
+            raise UnusableFolder(f"{others[0]} was not written by nextify predict: choose another --out")
+        for part in parts:
             (out / part).mkdir(parents=True, exist_ok=True)
+
+    def others(self, sources: Iterable[str]) -> list[str]:
+        """The paths of all images of ``sources``, without the pictures of an earlier run that lie below them."""
+        ours, found = {(self.out / part).resolve() for part in ("drawn", "masks")}, list[str]()
+        for source in sources:
+            named = Path(source).expanduser().resolve()
+            for path, _ in expand(source):
+                folder = Path(path).parent.resolve()
+                if folder not in ours or named in (folder, folder / Path(path).name):
+                    found.append(path)
+        return found
 
     def add(self, found: DensePrediction) -> None:
         """Write one image's files. Raises ``OSError``."""

@@ -16,6 +16,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from nextify.evaluation.dense_predict import DenseFolder, csv_text, find, yolo_text
 from nextify.evaluation.finder import Finder
 from nextify.networks.dense.detection import Found
+from nextify.system.files import UnusableFolder
 from nextify.tasks.average_precision import mask_api
 from tests.evaluation.dense.helpers import filled, finder_of
 
@@ -146,3 +147,21 @@ def test_refusals() -> None:
         next(find(detector(), "x.jpg", least_score=30))
     with pytest.raises(TypeError, match="an image must be a path"):
         next(find(detector(), [7]))  # type: ignore[list-item]
+
+
+def test_an_earlier_run_is_no_image_and_other_files_stay(tmp_path: Path) -> None:
+    """``masks/`` beside ``images/`` is also where a data set has its masks, which were overwritten."""
+    told = finder_of([torch.zeros(2, 64, 64)] * 2, "segmentation", CLASSES, (64, 64))
+    image = photo(tmp_path / "x.jpg", 64, 64)
+    for _ in range(2):  # in the folder of the images themselves
+        folder = DenseFolder(tmp_path, told)
+        assert folder.others([str(tmp_path)]) == [str(image)]
+        folder.add(next(iter(find(told, str(image)))))
+    drawn = tmp_path / "drawn" / "x.png"
+    for named in (drawn, drawn.parent):
+        assert folder.others([str(named)]) == [str(drawn)]
+    assert folder.others(["nowhere.jpg"]) == ["nowhere.jpg"]
+    (tmp_path / "data" / "masks").mkdir(parents=True)
+    with pytest.raises(UnusableFolder, match=r"masks was not written by nextify predict: choose another --out"):
+        DenseFolder(tmp_path / "data", told)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["masks"]
