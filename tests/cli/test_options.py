@@ -149,6 +149,8 @@ def test_options_that_cannot_be(arguments: tuple[str, ...], message: str, capsys
     ("arguments", "message"),
     [
         (("predict", ".", "x.png", "--top", "a"), "--top: INT wanted, got 'a'; see nextify predict --help"),
+        (("predict", ".", ""), "an image's path is empty: name files, folders or patterns after the bundle"),
+        (("explain", ".", "x.png", ""), "an image's path is empty: name files, folders or patterns after the bundle"),
         (("compare", "--minutes", "long"), "--minutes: FLOAT wanted, got 'long'; see nextify compare --help"),
         (("compare", "--minutes", "0"), "--minutes must be above 0"),
         (("compare", "--sizes", "224", "0"), "--sizes must be one value or more, each a whole number at least 1"),

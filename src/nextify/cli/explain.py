@@ -35,6 +35,8 @@ class Options:
         """Raises ``ValueError`` for no image, ``FileNotFoundError`` for no bundle, ``UnusableFolder`` for --out."""
         if not self.images:
             raise ValueError("no image given: name files, folders or patterns after the bundle")
+        if not all(self.images):
+            raise ValueError("an image's path is empty: name files, folders or patterns after the bundle")
         check_weights(self.bundle)
         check_folder(self.out)
 

@@ -46,11 +46,14 @@ class Options(InferenceOptions):
     """Print CSV: path, rank, class, index, probability; for objects, the score and box; for regions, the share."""
 
     def check(self) -> None:
-        """Raises ``ValueError`` for options that exclude each other, ``FileNotFoundError`` for no bundle."""
+        """Raises ``ValueError`` for options that exclude each other and where an image is missing,
+        ``FileNotFoundError`` for no bundle."""
         if self.json and self.csv:
             raise ValueError("--json and --csv exclude each other: give one")
         if not self.images:
             raise ValueError("no image given: name files, folders or patterns after the bundle")
+        if not all(self.images):
+            raise ValueError("an image's path is empty: name files, folders or patterns after the bundle")
         check_weights(self.bundle)
         check_folder(self.out)
 
