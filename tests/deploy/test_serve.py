@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import socket
@@ -32,6 +33,7 @@ from nextify.deploy.serve.tasks import Classes
 from nextify.deploy.serve.workers import Died, Facts, InProcess, ServeError, open_network
 from nextify.evaluation.predict import Prediction
 from nextify.weights import Preprocessing, load
+from nextify.weights.bundle import save_ensemble
 from tests.deploy.kills import photo
 from tests.helpers import Captured, tiny_bundle
 
@@ -271,7 +273,16 @@ def test_an_export_explains_nothing(bundle: Path) -> None:
 
     with TestClient(create_app([Export(partial(open_runner, bundle))], Settings(), "tiny")) as client:
         answer = post(client, "/explain?class=1", PHOTOS[0])
-    assert (answer.status_code, "bundles only" in answer.json()["error"]) == (404, True)
+    assert (answer.status_code, "for bundles of" in answer.json()["error"]) == (404, True)
+
+
+def test_an_ensemble_explains_nothing(tmp_path: Path) -> None:
+    members = [tiny_bundle(tmp_path / f"{seed}", CLASSES, 24, 0.75, seed=seed) for seed in (0, 1)]
+    ensemble = save_ensemble(tmp_path / "ensemble", members)
+    with serve(ensemble) as client:
+        assert client.get("/model").json()["explains"] is False  # else the page asked, and the network failed
+        check(post(client, "/predict?top=6", PHOTOS[0]), predict(ensemble, [Image.open(io.BytesIO(PHOTOS[0]))], top=6))
+        assert post(client, "/explain?class=1", PHOTOS[0]).status_code == 404
 
 
 def test_images_of_a_client_that_has_gone_are_not_run(bundle: Path) -> None:

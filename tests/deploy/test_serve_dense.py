@@ -169,7 +169,7 @@ def test_a_mask_as_a_picture(segmenter: Served) -> None:
         ("/predict?least_score=0_1", PHOTOS[0], 400, "least_score must be a number from 0 to 1"),
         ("/predict?least_score=0.5&least_score=0.6", PHOTOS[0], 400, "least_score must be given once"),
         ("/predict?top=3", PHOTOS[0], 400, "unknown query parameter 'top': /predict takes least_score"),
-        ("/explain?class=1", PHOTOS[0], 404, "/explain is for classifiers, and for bundles only"),
+        ("/explain?class=1", PHOTOS[0], 404, "/explain is for classifiers, and for bundles of one network only"),
     ],
 )
 def test_refusals_are_a_line(detector: Served, path: str, body: bytes, status: int, message: str) -> None:

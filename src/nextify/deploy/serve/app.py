@@ -195,7 +195,7 @@ class _Server:
 
     async def explain(self, request: Request) -> Response:
         if not self.facts.explains:
-            raise HTTPException(404, "/explain is for classifiers, and for bundles only")
+            raise HTTPException(404, "/explain is for classifiers, and for bundles of one network only")
         most = self.facts.about.num_classes - 1
         index = read_parameter(request, Parameter("class", "Index of the class", 0, most))
         with self.batcher.place():

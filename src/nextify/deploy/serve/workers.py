@@ -119,7 +119,8 @@ class InProcess:
         channels, height, width = self.task.input_shape
         # As /predict calls it: loads and compiles what first use does.
         self(PREDICT, np.zeros((1, height, width, channels), np.uint8), [(height, width, 0)])
-        return Facts(network.about, runtime, isinstance(network, Network), network.checksum())
+        explains = isinstance(network, Network) and network.about.members == 1
+        return Facts(network.about, runtime, explains, network.checksum())
 
     def __call__(self, call: str, batch: Array | Sequence[Array], arguments: Sequence[Any]) -> Sequence[Answer]:
         try:
