@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,34 @@ def test_what_differs_from_the_bundle_gives_way_to_the_next(
     assert verdicts["openvino bf16"] == "chosen"
     assert "openvino int8 does not compute what the bundle does: x" in found.notes
     assert json.loads((tmp_path / "out" / "nextify.json").read_text())["export"]["precision"] == "bf16"
+
+
+def test_a_disk_that_fills_at_the_end_is_one_error(
+    tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a list of tuples, one for each file."""
+    source = pretended({"fp32": (0.0, 4), "bf16": (0.0, 9), "int8": (0.0, 0)}, tmp_path, digits, monkeypatch)
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def large(exported: Exported, *rest: Any) -> None:
+        (rest[-1] / exported.file).write_bytes(bytes(10**5))
+
+    def full(exported: Exported, *rest: Any) -> Verification:
+        found = verify(exported, *rest)
+        if exported.precision == "int8":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        return found
+
+    monkeypatch.setattr(search, "write_int8", large)
+    monkeypatch.setattr(search, "verify", full)
+    try:
+        with pytest.raises(OSError, match=r"model\.xml") as raised:
+            quantize(source, digits, tmp_path / "out", max_drop=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert raised.value.errno == errno.EFBIG
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_int8_may_round_an_image_without_a_large_logit(digits: Images) -> None:

@@ -4,7 +4,6 @@ Calibration images are drawn from the training part; the held-out part is split 
 is chosen, and unseen images, on which it is tested once (docs/export.md). No set has an image or a group of another.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +28,7 @@ from nextify.deploy.verify import ExportFailed, Verification, some_images, verif
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Floats, Network, probabilities
 from nextify.evaluation.seen import trained_on
-from nextify.system.files import fresh_folder
+from nextify.system.files import fresh_folder, write_bytes_atomic
 from nextify.weights import WeightsError, save_bundle
 from nextify.weights.bundle import check_replaceable
 
@@ -304,7 +303,8 @@ class _Search:
             return found
         assert best.proof is not None
         with fresh_folder(self.out) as fresh:
-            shutil.copytree(best.folder, fresh, dirs_exist_ok=True)
+            for file in best.folder.iterdir():
+                write_bytes_atomic(fresh / file.name, file.read_bytes())
             gated = {k: v for k, v in asdict(found).items() if k not in ("export", "path")}
             describe_export(fresh, self.source, best.exported, {"verification": asdict(best.proof), "gate": gated})
         export = Export(self.out, self.source.about, best.exported, best.proof, folder_bytes(self.out))
