@@ -494,6 +494,12 @@ def test_what_a_conversion_loses_is_noted(tmp_path: Path) -> None:
         assert any(f"mirror image's (test_mirror), which {to} cannot record" in note for note in notes)
         assert any("the licence (cc-by-4.0) is not recorded" in note for note in notes) is (to != "timm")
         shutil.rmtree(tmp_path / "there")
+    four = Preprocessing((32, 32), 32, mean=(0.5,) * 4, std=(0.2,) * 4, bands=4)
+    stated = replace(given, in_channels=4, preprocessing=four)
+    save_bundle(tmp_path / "four", weights(design, channels=4), stated)
+    for to in ("huggingface", "timm"):
+        notes = convert(tmp_path / "four", tmp_path / to, to).notes  # type: ignore[arg-type]
+        assert any(f"of an image, which {to} cannot record" in note for note in notes)
 
 
 def test_a_bare_huggingface_model_is_recognized() -> None:

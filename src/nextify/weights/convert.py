@@ -1,7 +1,7 @@
 """From one library's file to another's."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -113,18 +113,21 @@ def convert(
             write_json_atomic(path / "config.json", huggingface_config(about))
             prepared = to_huggingface_config(about.preprocessing)
             write_json_atomic(path / "preprocessor_config.json", prepared)
-            notes += _lost(about.preprocessing, from_huggingface_config(prepared), "transformers")
+            notes += _lost(about.preprocessing, prepared, from_huggingface_config, "transformers")
         elif to == "timm":
             config = timm_config(about)
             write_json_atomic(path / "config.json", config)
-            notes += _lost(about.preprocessing, from_timm_config(config["pretrained_cfg"]), "timm")
+            notes += _lost(about.preprocessing, config["pretrained_cfg"], from_timm_config, "timm")
             if "architecture" not in config:
                 notes += ("timm has no name for this network, so that it cannot be created from the directory alone",)
     return Conversion(about, found.naming, to, path, len(state), notes)
 
 
-def _lost(given: Preprocessing, recorded: Preprocessing, library: str) -> tuple[str, ...]:
-    """A note on the settings that a library's file has no words for."""
+def _lost(given: Preprocessing, written: Any, read: Callable[[Any], Preprocessing], library: str) -> tuple[str, ...]:
+    """A note on the settings that a library's file, as it is ``written`` and ``read``, has no words for."""
+    if isinstance(given.bands, int):  # which others have no words for at all, as is noted
+        return ()
+    recorded = read(written)
     lost = [
         f"{field.name} {getattr(given, field.name)} becomes {getattr(recorded, field.name)}"
         for field in fields(Preprocessing)
