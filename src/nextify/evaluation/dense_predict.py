@@ -9,7 +9,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ class DenseFolder:
         data set with its ``masks/``."""
         self.out, self.about = out, finder.about
         self._categories = self.about.category_ids or tuple(range(1, self.about.num_classes + 1))
-        self._names: set[str] = set()
+        self._names, self._stems = set[str](), set[str]()  # names that are given, and the images' own
         self._images: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
         parts = ("drawn", "coco", "yolo") if self.about.task == "detection" else ("drawn", "masks")
@@ -190,6 +190,7 @@ class DenseFolder:
                 folder = Path(path).parent.resolve()
                 if folder not in ours or named in (folder, folder / Path(path).name):
                     found.append(path)
+        self._stems = {Path(path).stem.lower() for path in found}
         return found
 
     def add(self, found: DensePrediction) -> None:
@@ -216,8 +217,9 @@ class DenseFolder:
             write_json_atomic(self.out / "coco" / "results.json", self._results)
 
     def _free(self, stem: str) -> str:
-        """A name of its own for each image: images of several folders may be called alike."""
-        names = (stem, *(f"{stem}-{i}" for i in range(2, len(self._names) + 3)))
+        """A name of its own for each image: images of several folders may be called alike. It is not another's own."""
+        numbered = (f"{stem}-{i}" for i in count(2))
+        names = chain([stem], (name for name in numbered if name.lower() not in self._stems))
         name = next(name for name in names if name.lower() not in self._names)
         self._names.add(name.lower())
         return name

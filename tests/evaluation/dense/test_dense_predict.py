@@ -165,3 +165,17 @@ def test_an_earlier_run_is_no_image_and_other_files_stay(tmp_path: Path) -> None
     with pytest.raises(UnusableFolder, match=r"masks was not written by nextify predict: choose another --out"):
         DenseFolder(tmp_path / "data", told)
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["masks"]
+
+
+def test_an_image_does_not_get_the_name_of_another(tmp_path: Path) -> None:
+    """``b/x`` was called ``x-2``, as is ``c/x-2``, so that the two were taken for each other."""
+    told = finder_of([torch.zeros(2, 64, 64)] * 4, "segmentation", CLASSES, (64, 64))
+    for path in ("a/x.png", "b/x.png", "c/x-2.png", "d/x.png"):
+        photo(tmp_path / path, 64, 64)
+    folder = DenseFolder(tmp_path / "out", told)
+    names = []
+    for found in find(told, folder.others([str(tmp_path)])):
+        before = set((tmp_path / "out" / "masks").iterdir())
+        folder.add(found)
+        names += [path.stem for path in (tmp_path / "out" / "masks").iterdir() if path not in before]
+    assert names == ["x", "x-3", "x-2", "x-4"]
