@@ -502,6 +502,20 @@ def test_what_a_conversion_loses_is_noted(tmp_path: Path) -> None:
         assert any(f"of an image, which {to} cannot record" in note for note in notes)
 
 
+def test_several_labels_survive_a_conversion_for_transformers(tmp_path: Path) -> None:
+    """Both took the softmax, so that an image had one label at most."""
+    transformers = pytest.importorskip("transformers")
+    thresholds = (0.2, 0.5, 0.5, 0.5, 0.7)
+    save_bundle(tmp_path / "b", weights(SMALL), about(SMALL, classes=tuple("abcde"), thresholds=thresholds))
+    notes = convert(tmp_path / "b", tmp_path / "there", "huggingface").notes
+    assert any("each by a threshold, which huggingface cannot record" in note for note in notes)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "there")
+    assert config.problem_type == "multi_label_classification"  # of which its pipeline takes the sigmoid
+    loaded = load(tmp_path / "there")
+    assert loaded.about.thresholds == (0.5,) * 5
+    assert any("each from a probability of 0.5" in note for note in loaded.notes)
+
+
 def test_a_bare_huggingface_model_is_recognized() -> None:
     for design in (SMALL, V2, SMALL_RESNET):
         state = rename(weights(design), design, "huggingface")

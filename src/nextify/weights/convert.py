@@ -18,7 +18,7 @@ from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, About, located, save_bundle, with_temperature
 from nextify.weights.class_names import CLASSES_FILE, ClassOrder, write_class_file
 from nextify.weights.naming import TIMM_CONV_MLP_BELOW, Naming, WeightsError, family, rename
-from nextify.weights.sources import assumed_preprocessing, find
+from nextify.weights.sources import SEVERAL_LABELS, assumed_preprocessing, find
 
 _PICKLES = (".pth", ".pt", ".bin")
 
@@ -69,8 +69,10 @@ def convert(
         notes += ("the weights do not name their classes: write their order down, or give it with --class-order FILE",)
     if to != "nextify" and about.preprocessing.bands is not None:
         notes += (f"the weights take bands {named(about.preprocessing.bands)} of an image, which {to} cannot record",)
+    single = path.suffix in (*_PICKLES, ".safetensors")
     if to != "nextify" and about.thresholds:
-        notes += (f"the weights give several labels, each by a sigmoid and a threshold, which {to} cannot record",)
+        lost = "a threshold" if to == "huggingface" and not single else "a sigmoid and a threshold"
+        notes += (f"the weights give several labels, each by {lost}, which {to} cannot record",)
     if to == "nextify":
         if path.suffix in _PICKLES:
             raise WeightsError(f"nextify does not write pickles: end {path} in .safetensors, or give a directory")
@@ -84,7 +86,6 @@ def convert(
             f"the logits are the mean of an image's and its mirror image's (test_mirror), which {to} cannot record",
         )
     state = rename(with_temperature(found.bundle), about.design, to)
-    single = path.suffix in (*_PICKLES, ".safetensors")
     if single or to in ("official", "torchvision"):
         names = (path.parent if single else path) / CLASSES_FILE
         write_class_file(names, about.classes)
@@ -213,6 +214,8 @@ def huggingface_config(about: About) -> dict[str, object]:
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }
+    if about.thresholds:
+        common["problem_type"] = SEVERAL_LABELS  # else, its pipeline takes the softmax
     if kind == "resnet":
         return {
             "architectures": ["ResNetForImageClassification"],

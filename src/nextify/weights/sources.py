@@ -28,6 +28,8 @@ from nextify.weights.reading import read_json, read_weights
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 IN_TIMM = r"convnext(v2)?_(atto|femto|pico|nano|tiny|small|base|large|xlarge|huge)"
 """Our designs of which timm has trained weights."""
+SEVERAL_LABELS = "multi_label_classification"
+"""What transformers calls it as a ``problem_type``."""
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -143,8 +145,10 @@ def _from_foreign(
     preprocessing: Preprocessing | None = None,
     *,
     beside: Mapping[str, object],
+    several: bool = False,
     **known: Any,
 ) -> Source:
+    """``several``: whether the network gives several labels per image."""
     recognized = recognize(state)
     notes += recognized.notes
     if known.get("licence", "unknown") == "unknown":
@@ -168,10 +172,15 @@ def _from_foreign(
             f"{where} does not say how to prepare images: assumed a short side of {preprocessing.resize_size}, "
             f"a crop of {preprocessing.size[0]}, {preprocessing.interpolation}",
         )
+    if several := several and classes > 0:
+        notes += (
+            f"{where} gives several labels per image: each from a probability of 0.5, as no thresholds are known",
+        )
     about = About(
         design=found,
         num_classes=classes,
         in_channels=channel_count(recognized.state),
+        thresholds=(0.5,) * classes if several else (),
         name=name,
         classes=names,
         preprocessing=preprocessing,
@@ -251,7 +260,10 @@ def _from_directory(path: Path, design: str | Design | None, *, own_names: bool)
     _refuse_config(config, path)
     file = read_weights(weights)
     beside = {**config, **file.metadata, "checkpoint": file.beside} if own_names else {}
-    return _from_foreign(file.state, design, str(path), file.notes, preprocessing, beside=beside, **known)
+    several = config.get("problem_type") == SEVERAL_LABELS
+    return _from_foreign(
+        file.state, design, str(path), file.notes, preprocessing, beside=beside, several=several, **known
+    )
 
 
 def _refuse_config(config: Mapping[str, object], path: Path) -> None:
