@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch.distributed
 
@@ -63,3 +67,18 @@ def test_a_process_whose_others_die_before_they_meet_says_so_in_a_line(monkeypat
     with pytest.raises(LostOthers) as error, joined("cpu"):
         pass
     assert _explain(error.value) == "process 1 lost contact with the others; one of them failed"
+
+
+def test_workers_do_not_run_the_script_that_starts_them_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('script', flush=True)\n"
+        "import sys\n"
+        "from nextify.system.processes import worker_context\n"
+        "worker = worker_context().Process(target=print, args=('worker',))\n"
+        "worker.start()\n"
+        "worker.join()\n"
+        "assert sys.modules['__main__'].__file__ == __file__ == sys.argv[0]\n"
+    )
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout.split(), ran.stderr, ran.returncode) == (["script", "worker"], "", 0)

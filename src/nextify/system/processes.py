@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing import context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -42,14 +44,47 @@ def worker_context(*modules: str) -> Any:
     """How to start worker processes on this machine, as ``multiprocessing`` has it.
 
     On Linux they are forked from a server process that has imported ``modules`` once, so that each starts in a moment.
-    Elsewhere a process that has loaded torch is not safe to fork, or cannot: each imports them anew.
+    Elsewhere a process that has loaded torch is not safe to fork, or cannot: each imports them anew. They do not run
+    the user's script again, so that it needs no ``if __name__ == "__main__"``; what it defines cannot be sent to them.
     """
-    import multiprocessing
+    if sys.platform != "linux":
+        return _Spawning()
+    workers = _ForkServer()
+    workers.set_forkserver_preload(list(modules))
+    return workers
 
-    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    if sys.platform == "linux":
-        context.set_forkserver_preload(list(modules))
-    return context
+
+class _WithoutScript:
+    """A process that does not import the script that started it."""
+
+    _starting = threading.Lock()
+
+    def start(self) -> None:
+        script = vars(sys.modules["__main__"])
+        with self._starting:  # multiprocessing reads these to tell the new process what to import
+            known = {name: value for name, value in script.items() if name in ("__file__", "__spec__")}
+            script["__spec__"] = script["__file__"] = None
+            try:
+                super().start()  # type: ignore[misc]
+            finally:
+                del script["__file__"]
+                script |= known
+
+
+class _Forked(_WithoutScript, context.ForkServerProcess):
+    pass
+
+
+class _Spawned(_WithoutScript, context.SpawnProcess):
+    pass
+
+
+class _ForkServer(context.ForkServerContext):
+    Process = _Forked
+
+
+class _Spawning(context.SpawnContext):
+    Process = _Spawned
 
 
 def launched() -> int:
