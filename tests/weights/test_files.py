@@ -470,9 +470,20 @@ def test_huggingface_reads_what_is_written_for_it(tmp_path: Path) -> None:
         assert loaded.preprocessing == Preprocessing()
         processor = transformers.AutoImageProcessor.from_pretrained(folder)
         assert processor.crop_pct == 0.875
+    named = load(tmp_path / "convnext" / "model.safetensors")  # the config beside it counts
+    assert named.about.classes == tuple("abcde")
+    assert not any("assumed" in note for note in named.notes)
     (tmp_path / "resnet" / "config.json").write_text('{"downsample_in_bottleneck": true}')
-    with pytest.raises(WeightsError, match="downsample_in_bottleneck"):
-        load(tmp_path / "resnet")
+    for path in (tmp_path / "resnet", tmp_path / "resnet" / "model.safetensors"):
+        with pytest.raises(WeightsError, match="downsample_in_bottleneck"):
+            load(path)
+
+
+def test_a_bundles_file_of_weights_is_read_as_the_bundle(tmp_path: Path) -> None:
+    settings = Preprocessing(size=(48, 48), resize_size=56)
+    save_bundle(tmp_path / "b", weights(SMALL), about(SMALL, classes=tuple("abcde"), preprocessing=settings))
+    loaded = load(tmp_path / "b" / "model.safetensors")
+    assert (loaded.preprocessing, loaded.about.classes) == (settings, tuple("abcde"))
 
 
 def test_what_a_conversion_loses_is_noted(tmp_path: Path) -> None:

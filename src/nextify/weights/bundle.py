@@ -412,8 +412,11 @@ def check_replaceable(path: Path, source: str | Path | None = None) -> None:
 
 
 def located(path: str | Path) -> Path:
-    """``path``, or the bundle inside where it is the folder of a training, for which ``latest`` may stand."""
+    """``path``, or the bundle inside where it is the folder of a training, for which ``latest`` may stand, or around
+    where it is a bundle's file of weights, as the JSON beside it says what they are."""
     path = followed(path)
+    if path.name == WEIGHTS_FILE and (path.parent / JSON_FILE).is_file() and _metadata(path) is None:
+        return followed(path.parent)
     inside = path / "bundle"
     return inside if not (path / JSON_FILE).exists() and (inside / JSON_FILE).is_file() else path
 

@@ -102,6 +102,8 @@ def _find(source: str | Path, design: str | Design | None, *, own_names: bool) -
         return _checked(Source(load_bundle(path), "nextify", ()), design)
     if path.is_dir():
         return _from_directory(path, design, own_names=own_names)
+    if path.name in _WEIGHT_FILES and path.is_file() and (path.parent / "config.json").is_file():
+        return _from_directory(path.parent, design, own_names=own_names, weights=path)
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}; a Hub id is written hf:owner/name, a timm model timm:name")
     file = read_weights(path)
@@ -242,9 +244,11 @@ def saved_preprocessing(beside: Mapping[str, object]) -> tuple[Preprocessing | N
     return settings, (f"images are prepared as the saved args say ({listed}); the rest is timm's default",)
 
 
-def _from_directory(path: Path, design: str | Design | None, *, own_names: bool) -> Source:
-    """A directory as timm or transformers save it: ``config.json`` beside the weights."""
-    weights = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
+def _from_directory(
+    path: Path, design: str | Design | None, *, own_names: bool, weights: Path | None = None
+) -> Source:
+    """A directory as timm or transformers save it: ``config.json`` beside the ``weights``, or those that it has."""
+    weights = weights or next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
     if weights is None:
         below = sorted({found.parent for name in ("nextify.json", *_WEIGHT_FILES) for found in path.glob(f"*/{name}")})
         remedy = f"; give {some([str(folder) for folder in below])}" if below else ""
