@@ -50,17 +50,17 @@ ON_DISK_FROM = 8 * 2**20
 def open_images(
     source: str | Path,
     *,
-    root: Path | None = None,
+    root: str | Path | None = None,
     test_fraction: float = 0.2,
     split_seed: int = 0,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     decoded_limit: int = DECODED_LIMIT,
     to_train: bool = True,
     tested: Tested | None = None,
     channels: Sequence[int] | int | None = None,
     task: LabelTask | None = None,
     skip_unreadable: bool = False,
-    without: Path | None = None,
+    without: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
     """Open a source of images and check them.
@@ -99,6 +99,7 @@ def open_images(
         source = os.path.join(os.curdir, source.expanduser())  # a path is never one of the names
     elif not isinstance(source, str):
         raise TypeError(f"a source must be one string or Path, got {type(source).__name__}; give {KINDS}")
+    root, cache, without = (None if path is None else Path(path) for path in (root, cache, without))
     check_task(task)
     bands = None if channels is None else checked(channels)
     if bands is not None and source in ("digits", "cifar10"):

@@ -23,6 +23,7 @@ import torch
 
 from nextify.evaluation.predict import Prediction, Predictor, Source
 from nextify.evaluation.runner import Floats, Network, Runner
+from nextify.system.device import leaving_torch, usable_device
 from nextify.system.environment import version
 from nextify.system.native import Mode
 from nextify.system.text import printable
@@ -121,7 +122,7 @@ def open_runner(
     """Open a bundle, other weights that ``nextify.weights.load`` reads, or a folder that ``nextify export`` wrote.
 
     Args:
-        device: of a bundle; exported files run on the CPU (see ``device_for``).
+        device: of a bundle, where ``auto`` takes a GPU if there is one; exported files run on the CPU.
         threads: CPU threads. None leaves the choice to the runtime.
         kernels: ours, for bundles.
         class_order: for weights without class names.
@@ -130,8 +131,9 @@ def open_runner(
         WeightsError, FileNotFoundError: it cannot be read, or takes images instead of normalized inputs.
         MissingExtra: its runtime is not installed.
     """
+    device = device_for(path, device)
     if not is_export(path):
-        return Network(path, device=device, threads=threads, kernels=kernels, class_order=class_order)
+        return Network(path, device=usable_device(device), threads=threads, kernels=kernels, class_order=class_order)
     check_device(device)
     return ExportedRunner(Path(path), threads, class_order)
 
@@ -147,6 +149,7 @@ def device_for(path: str | Path, device: str) -> str:
     return "cpu" if device == "auto" and is_export(path) else device
 
 
+@leaving_torch
 def predict(
     weights: str | Path,
     sources: Source | Iterable[Source],

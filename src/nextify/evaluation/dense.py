@@ -178,7 +178,7 @@ def evaluate_dense(
     *,
     part: Part = "test",
     notes: Sequence[str] = (),
-    out: Path | None = None,
+    out: str | Path | None = None,
     on_progress: Progress = lambda done, count: None,
 ) -> DetectionEvaluation | SegmentationEvaluation:
     """Evaluate a network for boxes or masks on images.
@@ -194,6 +194,7 @@ def evaluate_dense(
         ValueError: nothing to measure on, such as images without objects.
         UnusableFolder: ``out`` holds another evaluation.
     """
+    out = None if out is None else Path(out)
     about = finder.about
     if about.task != images.task:
         raise DataError(f"the bundle is for {about.task}, and {images.name} was opened for {images.task}")

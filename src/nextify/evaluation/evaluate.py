@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from unicodedata import normalize
 
 import numpy as np
@@ -28,6 +28,7 @@ from nextify.evaluation.runner import load_classifier, why_not_finite
 from nextify.evaluation.seen import trained_on
 from nextify.kernels import install
 from nextify.system import processes
+from nextify.system.device import leaving_torch, usable_device
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
@@ -167,6 +168,8 @@ def _gap(points: float) -> str:
 
 def part_of(images: DataSet[S], part: Part) -> tuple[str, list[S]]:
     """What figures on a part of the images call it, and its sets: the test part, the training part, or both."""
+    if part not in get_args(Part):
+        raise ValueError(f"part must be test, train or all, got {part!r}; open_images(…, tested=…) takes val or test")
     sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
     return images.name if part == "test" else f"{images.name} ({part})", sets
 
@@ -245,6 +248,7 @@ def load_matched(
     return MatchedNetwork(loaded, images, device, kernels, order)
 
 
+@leaving_torch
 def evaluate(
     bundle: str | Path,
     images: Images,
@@ -254,12 +258,13 @@ def evaluate(
     threads: int | None = None,
     class_order: ClassOrder | None = None,
     kernels: Mode = "auto",
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> Evaluation:
     """Evaluate a bundle (or other weights whose classes are known) on images.
 
     Args:
         part: the images' test part, their training part, or both.
+        device: ``auto`` takes a GPU where there is one.
         class_order: for weights that do not name their classes: ``imagefolder`` (by code point, as torchvision and
             Hugging Face), ``natural`` (as timm), ``data`` (as these images are numbered), or the names in the order of
             the logits, or a file of them.
@@ -272,6 +277,7 @@ def evaluate(
         TypeError: ``images`` is not an ``Images``.
         UnusableFolder: ``out`` holds another evaluation.
     """
+    device, out = usable_device(device), None if out is None else Path(out)
     network = load_matched(bundle, images, device, threads, class_order, kernels)
     asked = begin_evaluation(out, [*network.identity(), images.fingerprint, part])
     data, sets = part_of(images, part)

@@ -20,6 +20,7 @@ from nextify.data.preprocessing import normalized
 from nextify.evaluation.identity import digest
 from nextify.evaluation.multi_scale import MultiScale
 from nextify.kernels import install
+from nextify.system.device import usable_device
 from nextify.system.native import Mode
 from nextify.tasks.restoring import FoundObjects, objects_back, regions_back
 from nextify.weights.bundle import DenseAbout, load_dense
@@ -93,6 +94,7 @@ def open_finder(
     """Open the bundle of a detector or segmenter; ``multi_scale`` averages a segmenter's answers, see ``MultiScale``.
     Raises ``WeightsError`` or ``FileNotFoundError`` where there is no such bundle, or a damaged one, and ``ValueError``
     as ``MultiScale``."""
+    device = usable_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     bundle = load_dense(weights)

@@ -27,6 +27,7 @@ from nextify.evaluation.label_errors import label_errors
 from nextify.evaluation.pictures import Tile, contact_sheet, heading, short
 from nextify.evaluation.seen import trained_on
 from nextify.networks.network import ConvNet
+from nextify.system.device import leaving_torch, usable_device
 from nextify.system.files import UnusableFolder, parse_json, write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
 from nextify.system.text import as_csv, plural, printable
@@ -89,6 +90,7 @@ class Inspection:
         return asdict(self)
 
 
+@leaving_torch
 def inspect_images(
     bundle: str | Path,
     images: Images,
@@ -98,7 +100,7 @@ def inspect_images(
     threads: int | None = None,
     class_order: ClassOrder | None = None,
     kernels: Mode = "auto",
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> Inspection:
     """Inspect labelled images with a bundle.
 
@@ -112,6 +114,7 @@ def inspect_images(
         TypeError: ``images`` is not an ``Images``.
         UnusableFolder: as ``begin_inspection``.
     """
+    device, out = usable_device(device), None if out is None else Path(out)
     network = load_matched(bundle, images, device, threads, class_order, kernels)
     asked = begin_inspection(out, network, images)
     about, notes, labels_of = network.about, network.notes, network.label_of

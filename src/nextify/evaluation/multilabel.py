@@ -24,6 +24,7 @@ from nextify.evaluation.evaluate import (
 from nextify.evaluation.multilabel_pictures import curves_picture, worst_picture
 from nextify.evaluation.seen import trained_on
 from nextify.system import processes
+from nextify.system.device import leaving_torch, usable_device
 from nextify.system.native import Mode
 from nextify.tasks.multilabel_metrics import UNFITTED, ClassPrecision, MultiLabelMetrics, average_precision
 from nextify.weights import WeightsError, load
@@ -79,6 +80,7 @@ class MultiLabelEvaluation(Measurement):
         return found
 
 
+@leaving_torch
 def evaluate_multilabel(
     bundle: str | Path,
     images: Images,
@@ -88,7 +90,7 @@ def evaluate_multilabel(
     threads: int | None = None,
     class_order: ClassOrder | None = None,
     kernels: Mode = "auto",
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> MultiLabelEvaluation:
     """Evaluate a bundle for several labels per image; ``part`` is that of ``evaluate``.
 
@@ -106,6 +108,7 @@ def evaluate_multilabel(
         UnusableFolder: ``out`` holds another evaluation.
     """
     check_images(images, several=True)
+    device, out = usable_device(device), None if out is None else Path(out)
     if threads is not None:
         torch.set_num_threads(threads)
     if is_word(class_order):

@@ -27,6 +27,7 @@ from nextify.evaluation.evaluate import MatchedNetwork, Measurement, Part, measu
 from nextify.evaluation.identity import fingerprint
 from nextify.evaluation.runner import load_classifier, why_not_finite
 from nextify.evaluation.seen import trained_on
+from nextify.system.device import leaving_torch, usable_device
 from nextify.system.native import Mode
 from nextify.system.text import several
 from nextify.weights import Loaded, WeightsError
@@ -69,6 +70,7 @@ class Robustness(Measurement):
     """Whether frost is nextify's own texture, whose errors cannot be compared with published ones."""
 
 
+@leaving_torch
 def measure(
     bundle: str | Path,
     images: Images,
@@ -81,8 +83,8 @@ def measure(
     only_present_classes: bool = False,
     class_order: ClassOrder | None = None,
     seed: int = 0,
-    frost_pictures: Path | None = None,
-    imagenet_c: Path | None = None,
+    frost_pictures: str | Path | None = None,
+    imagenet_c: str | Path | None = None,
     device: str = "cpu",
     threads: int | None = None,
     workers: int = 0,
@@ -118,6 +120,8 @@ def measure(
         UnusableFolder: the results that ``partial`` would replace are those of another measurement.
     """
     check_images(images)
+    device = usable_device(device)
+    frost_pictures, imagenet_c = (None if path is None else Path(path) for path in (frost_pictures, imagenet_c))
     corruptions, severities = checked(several(corruptions), several(severities), baseline)
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be 1 or more, got {limit}")

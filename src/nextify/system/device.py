@@ -1,11 +1,16 @@
 """Devices: which one can be used, what it is called, and how much memory was taken."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from nextify.system import processes
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class DeviceError(ValueError):
@@ -27,6 +32,8 @@ def usable_device(device: str) -> str:
             return device
     if processes.launched() > 1:
         number, here = processes.on_this_machine()
+        if device == f"cuda:{number}":  # found before
+            return device
         if device != "cuda":
             raise DeviceError(
                 f"--device {device} does not work with {here} processes: leave it out, or give cpu or cuda"
@@ -56,6 +63,27 @@ def threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def leaving_torch(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function of the Python API, which leaves torch's threads and generators as its caller had them."""
+
+    @wraps(function)
+    def decorated(*args: P.args, **kwargs: P.kwargs) -> T:
+        import torch
+
+        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        generator, number = torch.get_rng_state(), torch.get_num_threads()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_rng_state(generator)
+            if torch.get_num_threads() != number:
+                torch.set_num_threads(number)
+            for gpu, state in enumerate(gpus):
+                torch.cuda.set_rng_state(state, gpu)
+
+    return decorated
 
 
 def gpu_name(device: str) -> str | None:

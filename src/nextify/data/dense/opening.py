@@ -64,7 +64,7 @@ def open_dense(
     task: DenseTask | None = None,
     test_fraction: float = 0.2,
     split_seed: int = 0,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     to_train: bool = True,
     tested: Tested | None = None,
     skip_unreadable: bool = False,
@@ -84,6 +84,7 @@ def open_dense(
     Raises:
         DataError: what is wrong and what to do about it.
     """
+    cache = None if cache is None else Path(cache)
     if ignore_index is not None and not 0 <= ignore_index <= IGNORED:
         raise DataError(f"ignore_index must be an index of the masks, from 0 to {IGNORED}, got {ignore_index}")
     if source == "scenes":
