@@ -7,7 +7,7 @@ reads; docs/weights.md tells how to start timm's train.py, which does not import
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import timm.models
 import torch.nn.functional as F
@@ -64,24 +64,27 @@ class TimmConvNet(ConvNet):
         return set(self.undecayed_parameters())
 
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
-        """Depth groups for layer-wise learning rates, as timm's own ConvNeXt."""
+        """Depth groups for layer-wise learning rates, as timm's own ConvNeXt: the head's norm counts as the head."""
         blocks = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
-        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else [*blocks, (r"^head\.norm", (99999,))]}
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else blocks}
 
     def forward_features(self, images: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` images to the last stage's ``(N, C, H', W')`` map."""
         return to_nchw(super().forward_features(images))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last stage's ``(N, C, H', W')`` map to logits, or with ``pre_logits`` to the classifier's input."""
-        if not self.global_pool:
-            return x
-        x = to_nhwc(x).mean(dim=(1, 2))
+        """The last stage's ``(N, C, H', W')`` map to logits, or with ``pre_logits`` to the classifier's input; without
+        pooling at each place, as a map."""
+        x = to_nhwc(x)
+        if self.global_pool:
+            x = x.mean(dim=(1, 2))
         for name in self.head.order:
             x = getattr(self.head, name)(x)
         if self.drop_rate:
             x = F.dropout(x, self.drop_rate, self.training)
-        return x if pre_logits else self.head.classifier(x)
+        if not pre_logits:
+            x = self.head.classifier(x)
+        return x if self.global_pool else to_nchw(x)
 
     def forward_intermediates(
         self,
@@ -141,11 +144,25 @@ def _config(design: Design) -> dict[str, object]:
 
 
 def _in_our_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Rename a checkpoint of any known library; timm's hook for foreign checkpoints."""
+    """Rename a checkpoint of any known library; timm's hook for foreign checkpoints.
+
+    timm drops the classifier and adapts the first layer where the model's configuration, not the checkpoint, says that
+    they differ from the model's. Where they do not, that is entered in the configuration.
+    """
     for key in ("state_dict", "model"):
         if isinstance(state.get(key), Mapping):
             state = state[key]
-    return recognize(state).state
+    state = recognize(state).state
+    config, own = cast("Any", model).pretrained_cfg, model.state_dict()
+
+    def fits(name: str) -> bool:
+        return name in state and name in own and state[name].shape == own[name].shape
+
+    if fits("head.classifier.weight"):
+        config["num_classes"] = len(state["head.classifier.weight"])
+    if fits("stem.conv.weight"):
+        config["input_size"] = (state["stem.conv.weight"].shape[1], *config["input_size"][1:])
+    return dict(state)
 
 
 def _entry_point(name: str, design: Design) -> Callable[..., nn.Module]:

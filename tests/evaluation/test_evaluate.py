@@ -22,7 +22,9 @@ def test_the_python_api_takes_text_for_paths_and_leaves_torch_as_it_was(tmp_path
     torch.set_num_threads(2)
     torch.manual_seed(7)
     before = state()
-    done = nextify.train("convnext_atto", shapes, out=f"{tmp_path}/run", scale="tiny", epochs=1, threads=1, device="cpu")
+    done = nextify.train(
+        "convnext_atto", shapes, out=f"{tmp_path}/run", scale="tiny", epochs=1, threads=1, device="cpu"
+    )
     assert state() == before
     images = nextify.open_images(f"{shapes}", cache=f"{tmp_path}/cache")
     found = nextify.evaluate(done.bundle, images, device="auto", threads=1, out=f"{tmp_path}/evaluation")

@@ -186,6 +186,52 @@ def test_timm_loads_any_naming(tmp_path: Path) -> None:
         assert torch.equal(again(x), ours(x))
 
 
+@pytest.mark.parametrize("classes", [7, 1000])
+def test_timm_keeps_a_checkpoints_classifier(tmp_path: Path, classes: int) -> None:
+    theirs = timm.create_model("convnext_atto", num_classes=classes, in_chans=5).eval()
+    torch.save(theirs.state_dict(), tmp_path / "x.pth")
+
+    def ours(**wanted: Any) -> Any:
+        overlay = {"file": str(tmp_path / "x.pth")}
+        return timm.create_model("nextify_convnext_atto", pretrained=True, pretrained_cfg_overlay=overlay, **wanted)
+
+    x = torch.randn(2, 5, 64, 64)
+    same = ours(num_classes=classes, in_chans=5).eval()
+    with torch.inference_mode():
+        assert torch.allclose(same(x), theirs(x), rtol=1e-4, atol=1e-6)
+    assert ours(num_classes=3, in_chans=5)(x).shape == (2, 3)
+    if classes == 7:  # nobody asked for 1000
+        with pytest.raises(RuntimeError, match=r"size mismatch for head\.classifier\.weight"):
+            ours(in_chans=5)
+
+
+def test_timm_without_pooling_gives_what_timms_own_gives(tmp_path: Path) -> None:
+    theirs = timm.create_model("convnext_atto", num_classes=7, global_pool="").eval()
+    torch.nn.init.normal_(theirs.head.norm.weight)
+    torch.save(theirs.state_dict(), tmp_path / "x.pth")
+    overlay = {"file": str(tmp_path / "x.pth")}
+    ours = timm.create_model(
+        "nextify_convnext_atto", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=7, global_pool=""
+    ).eval()
+    x = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        assert torch.allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+        for model in (ours, theirs):
+            model.reset_classifier(0, "")
+        assert torch.allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_layer_decay_in_timm_is_that_of_timms_own() -> None:
+    from timm.optim import param_groups_layer_decay
+
+    def scales(name: str) -> list[tuple[tuple[int, ...], float]]:
+        model = timm.create_model(name, num_classes=7)
+        groups = param_groups_layer_decay(model, layer_decay=0.5)
+        return sorted((tuple(p.squeeze().shape), group["lr_scale"]) for group in groups for p in group["params"])
+
+    assert scales("nextify_convnext_atto") == scales("convnext_atto")
+
+
 # Memory formats, checkpointing, compilers, exporters
 
 

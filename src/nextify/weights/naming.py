@@ -326,7 +326,7 @@ def smallest(tensor: Tensor, our_name: str) -> Tensor:
     if our_name.endswith(("layer_scale", "response_norm.weight", "response_norm.bias", "mask_token")):
         return tensor.reshape(-1) if tensor.numel() == max(tensor.shape, default=0) else tensor
     matrix = our_name.endswith(("pointwise1.weight", "pointwise2.weight", "shortcut.conv.weight", "projection.weight",
-                                "prediction.weight"))  # fmt: skip
+                                "prediction.weight", "classifier.weight"))  # fmt: skip
     return tensor[:, :, 0, 0] if matrix and tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor
 
 

@@ -244,9 +244,7 @@ def saved_preprocessing(beside: Mapping[str, object]) -> tuple[Preprocessing | N
     return settings, (f"images are prepared as the saved args say ({listed}); the rest is timm's default",)
 
 
-def _from_directory(
-    path: Path, design: str | Design | None, *, own_names: bool, weights: Path | None = None
-) -> Source:
+def _from_directory(path: Path, design: str | Design | None, *, own_names: bool, weights: Path | None = None) -> Source:
     """A directory as timm or transformers save it: ``config.json`` beside the ``weights``, or those that it has."""
     weights = weights or next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
     if weights is None:
