@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -306,6 +307,28 @@ def test_a_test_part_without_labels_is_left_out(tmp_path: Path) -> None:
 def test_labels_that_are_one_class(labels: tuple[str, str, str], tmp_path: Path) -> None:
     images = open_images(table(tmp_path, "path,label", [f"{i}.png,{labels[i % 3]}" for i in range(8)]))
     assert images.num_classes == 2
+
+
+def test_whole_numbers_may_be_stored_as_floats(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table(tmp_path, "path", [f"{i}.png" for i in range(8)])  # and the images
+    paths, labels, groups = [f"{i}.png" for i in range(8)], [float(i % 2) for i in range(8)], [2.0, None] * 4
+    pq.write_table(pa.table({"path": paths, "label": labels, "group": groups}), tmp_path / "t.parquet")
+    rows = zip(paths, labels, groups, strict=True)
+    lines = [json.dumps({"path": path, "label": label, "group": group}) for path, label, group in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    (tmp_path / "shards").mkdir()
+    of_labels = [(f"{i}.json", json.dumps({"label": label}).encode()) for i, label in enumerate(labels)]
+    write_tar(tmp_path / "shards" / "train.tar", [(path, picture(i)) for i, path in enumerate(paths)] + of_labels)
+    encoded = [{"bytes": picture(i), "path": None} for i in range(8)]
+    (tmp_path / "p").mkdir()
+    pq.write_table(pa.table({"image": encoded, "label": labels}), tmp_path / "p" / "train.parquet")
+    for source in ("t.parquet", "t.jsonl", "shards", "p"):
+        assert open_images(tmp_path / source).classes == ("0", "1"), source
+    lines[0] = json.dumps({"path": "0.png", "label": 0.5})
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"holds 0\.5: write text or whole numbers; Nextify does not support regr"):
+        open_images(tmp_path / "t.jsonl")
 
 
 def test_labels_that_may_be_one_class(tmp_path: Path) -> None:

@@ -174,6 +174,11 @@ def nested(root: Path) -> Path:
     return root
 
 
+def around(root: Path) -> Path:
+    flat_folder(root / "images", {"a": 2, "b": 2})
+    return root
+
+
 def listed(root: Path) -> Path:
     save_noise(root / "images" / "1.png", 0)
     (root / "train.csv").write_text("path,label\nimages/1.png,a\n")
@@ -222,6 +227,7 @@ def broken(root: Path) -> Path:
         (no_folders, ["no class folders", "put the images of each class"]),
         (one_class, ["one class only (only)", "add a folder"]),
         (nested, ["one class only (pets)", "give ", "/pets"]),
+        (around, ["one class only (images)", "/images if its folders are the classes, or add a folder"]),
         (listed, ["one class only (images)", "or give ", "/train.csv if it lists paths and labels"]),
         (empty_class, ["class emu without images", "move it elsewhere"]),
         (unknown_class, ["val/ has class emu that train/ lacks", "add training images"]),

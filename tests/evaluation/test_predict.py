@@ -162,13 +162,20 @@ def test_sources_of_all_kinds_together(bundle: Path, photos: Path) -> None:
         (Image.new("F", (30, 30)), "floats"),
         (Image.new("RGB", (0, 30)), "no pixels"),
         (np.zeros((0, 30, 3), np.uint8), "no pixels"),
+        ("", "an empty name: write . for the current folder"),
     ],
 )
 def test_an_image_that_cannot_be_prepared_is_an_outcome(bundle: Path, source: Source, reason: str) -> None:
     good, bad = predict(bundle, [picture(0), source])
     assert good.guesses
-    assert (bad.path, bad.guesses) == ("image 1", ())
+    assert (bad.path, bad.guesses) == ("" if isinstance(source, str) else "image 1", ())
     assert reason in bad.error
+
+
+@pytest.mark.parametrize("top", [0, 2.0, "2"])
+def test_the_number_of_classes_is_a_whole_number(bundle: Path, top: Any) -> None:
+    with pytest.raises(ValueError, match=rf"top must be a whole number from 1, got {top!r}"):
+        predict(bundle, picture(0), top=top)
 
 
 def test_a_pillow_image_of_a_truncated_file_is_an_outcome(bundle: Path, tmp_path: Path) -> None:

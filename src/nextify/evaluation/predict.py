@@ -95,11 +95,11 @@ class Predictor:
                 thresholds.
 
         Raises:
-            ValueError: ``top`` is below 1.
+            ValueError: ``top`` is no whole number from 1.
             TypeError: a source is neither a path nor an image.
         """
-        if top is not None and top < 1:
-            raise ValueError(f"top must be 1 or more, got {top}")
+        if top is not None and not (isinstance(top, int | np.integer) and top >= 1):
+            raise ValueError(f"top must be a whole number from 1, got {top!r}")
         entries = self.entries(sources)
         while waiting := list(islice(entries, self.batch_size)):
             yield from self._predict(waiting, top)
@@ -179,7 +179,9 @@ def expand(source: str | os.PathLike[str], extensions: frozenset[str] = EXTENSIO
     in folders that are links; a path that does not exist is tried as a pattern (``**`` matches any depth).
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if not str(source).strip():  # such as an unset variable, which is not the current folder
+        yield str(source), "an empty name: write . for the current folder"
+    elif path.is_dir():
         found, refused = _images(path, extensions)
         yield from ((str(p), "" if p.exists() else "dangling link") for p in found)
         yield from ((str(error.filename), error.strerror or "unreadable") for error in refused)

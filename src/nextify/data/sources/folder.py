@@ -378,9 +378,11 @@ def _refuse_annotations(folder: Path, by_class: dict[str, list[str]]) -> None:
 def _one_class(folder: Path, only: str) -> str:
     inner = folder / only
     has_parts = any(kind_of(name) == "train" for name in subfolders(inner))
-    hint = (
-        f"give {printable(str(inner))}" if has_parts else f"add a folder of images of another class{_or_list(folder)}"
-    )
+    hint = f"add a folder of images of another class{_or_list(folder)}"
+    if has_parts:
+        hint = f"give {printable(str(inner))}"
+    elif len(subfolders(inner)) > 1:
+        hint = f"give {printable(str(inner))} if its folders are the classes, or {hint}"
     return f"{printable(str(folder))} has one class only ({printable(only)}), so there is nothing to tell apart: {hint}"
 
 

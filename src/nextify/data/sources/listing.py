@@ -280,6 +280,11 @@ def no_label(value: object) -> bool:
     return value is None or value != value or str(value).strip().casefold() in _NO_LABEL
 
 
+def whole(value: object) -> object:
+    """A whole number that is stored as a float, as pandas does in a column with gaps; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def number_labels(
     labels: Sequence[object], known: tuple[str, ...] | None, where: str
 ) -> tuple[tuple[str, ...], list[int]]:

@@ -26,7 +26,7 @@ from nextify.data.sources.folder import (
     part_folders,
     reason_of,
 )
-from nextify.data.sources.listing import Found, no_label
+from nextify.data.sources.listing import Found, no_label, whole
 from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import Splitting, choose_parts, kind_of
 from nextify.data.sources.several import Names, Stated, in_columns, in_one_column, merged_rows
@@ -278,7 +278,9 @@ def _texts(where: str, names: Sequence[str], column: Callable[[str], Sequence[ob
         for i, name in enumerate(names):
             cells[i] = ["" if value is None else str(value) for value in column(name)]
     for i in {columns[name] for name in _WANTED if name in columns}:
-        values = [_as_names(value) for value in column(names[i])] if i == columns.get("label") else column(names[i])
+        values = [whole(value) for value in column(names[i])]
+        if i == columns.get("label"):
+            values = [_as_names(value) for value in values]
         if odd := [value for value in values if not no_label(value) and not isinstance(value, str | int | tuple)]:
             hint = f"; {NO_REGRESSION}" if i == columns.get("label") and isinstance(odd[0], float) else ""
             raise DataError(f"the column {names[i]} of {where} holds {odd[0]!r}: write text or whole numbers{hint}")

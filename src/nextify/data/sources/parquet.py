@@ -19,7 +19,7 @@ from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Below, Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.columns import DIVIDING, GROUP, by_columns, groups_in, ungrouped
-from nextify.data.sources.listing import Found, no_label
+from nextify.data.sources.listing import Found, no_label, whole
 from nextify.data.sources.parts import Splitting
 from nextify.data.sources.shards import Shards
 from nextify.system.files import parse_json
@@ -71,6 +71,7 @@ class Columns:
 
     def checked(self, labels: Sequence[Any]) -> Sequence[Any]:
         """The labels of this column. Raises ``DataError`` for some that are neither numbers nor names."""
+        labels = [whole(label) for label in labels]
         if odd := [label for label in labels if not no_label(label) and not isinstance(label, str | int)]:
             raise DataError(f"the column {self.label} has labels such as {odd[0]!r}: labels are numbers or names")
         return labels

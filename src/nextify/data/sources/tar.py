@@ -17,7 +17,7 @@ from nextify.data.decode import EXTENSIONS, UnreadableImage
 from nextify.data.encoded import Below, Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.columns import DIVIDING, GROUP, by_columns, groups_in, ungrouped
-from nextify.data.sources.listing import Found, no_label
+from nextify.data.sources.listing import Found, no_label, whole
 from nextify.data.sources.parts import Splitting
 from nextify.data.sources.shards import CLASSES_FILE, Shards
 from nextify.system.files import parse_json
@@ -188,7 +188,7 @@ def _said(data: bytes, extension: str, where: str) -> Said:
     fields: dict[str, object] = {}
     if extension == "json":
         fields = {name.strip().lower(): own for name, own in value.items()} if isinstance(value, dict) else {}
-        value = fields.pop("label", None)
+        value = whole(fields.pop("label", None))
     elif value.isdecimal():
         value = int(value)
     wanted = {name: own for name in (*DIVIDING, *GROUP) if isinstance(own := fields.pop(name, None), str | int)}
