@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
-from nextify.system.device import DeviceError, leaving_torch, usable_device
+from nextify.system.device import DeviceError, apart, drawing, usable_device
 
 
 @pytest.mark.parametrize("device", ["meta", "meta:0", "nonsense", "cuda:99", "cpu:x", ""])
@@ -26,9 +29,10 @@ def test_a_gpu_that_was_found_for_a_process_is_found_again(monkeypatch: pytest.M
     assert usable_device("cuda:1") == "cuda:1"
 
 
-def test_what_leaves_torch_alone_does_so_after_an_error() -> None:
-    @leaving_torch
-    def fails(number: int) -> int:
+def test_what_is_done_apart_leaves_torch_as_it_was() -> None:
+    @drawing
+    @apart
+    def fails(number: int) -> None:
         torch.set_num_threads(number)
         torch.manual_seed(number)
         raise ValueError("a reason")
@@ -37,3 +41,41 @@ def test_what_leaves_torch_alone_does_so_after_an_error() -> None:
     with pytest.raises(ValueError, match="a reason"):
         fails(before[0] + 1)
     assert (torch.get_num_threads(), torch.get_rng_state().tolist()) == before
+
+
+def test_what_is_done_apart_does_not_depend_on_settings() -> None:
+    @apart
+    def made() -> torch.Tensor:
+        layer = torch.nn.Linear(3, 2)
+        return layer(torch.ones(1, 3))
+
+    def check(dtype: torch.dtype = torch.float32) -> None:
+        found = made()
+        assert (found.dtype, found.device.type, found.requires_grad) == (torch.float32, "cpu", True)
+        assert torch.get_default_dtype() == dtype
+
+    check()
+    for setting in (
+        torch.inference_mode(),
+        torch.no_grad(),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.device("meta"),
+    ):
+        with setting:
+            check()
+    torch.set_default_dtype(torch.float64)
+    try:
+        check(torch.float64)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_threads_that_draw_take_turns() -> None:
+    @drawing
+    def drawn(seed: int) -> list[float]:
+        torch.manual_seed(seed)
+        time.sleep(0.05)
+        return [float(number) for number in torch.rand(2)]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(drawn, (0, 1, 2))) == [drawn(0), drawn(1), drawn(2)]

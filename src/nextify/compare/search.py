@@ -52,7 +52,7 @@ from nextify.study.results import finite, read
 from nextify.study.statistics import conclude
 from nextify.study.store import Store
 from nextify.study.study import StudyEstimate, Trainings, default_side_by_side
-from nextify.system.device import gpu_name, leaving_torch, usable_device
+from nextify.system.device import apart, drawing, gpu_name, usable_device
 from nextify.system.environment import cores
 from nextify.system.files import UnusableFolder, link_latest, parse_json, write_json_atomic
 from nextify.system.native import Mode
@@ -396,7 +396,8 @@ def _finals(
     )
 
 
-@leaving_torch
+@drawing
+@apart
 def search(
     data: str | Path | Images,
     budget: str,

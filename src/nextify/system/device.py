@@ -1,8 +1,9 @@
 """Devices: which one can be used, what it is called, and how much memory was taken."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -65,23 +66,67 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def leaving_torch(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function of the Python API, which leaves torch's threads and generators as its caller had them."""
+def apart(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function of the Python API: whatever its caller has set in torch, it computes as in a fresh process,
+    and it leaves the number of threads as it was."""
 
     @wraps(function)
     def decorated(*args: P.args, **kwargs: P.kwargs) -> T:
         import torch
 
-        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-        generator, number = torch.get_rng_state(), torch.get_num_threads()
+        before = torch.get_num_threads()
         try:
-            return function(*args, **kwargs)
+            with _fresh():
+                return function(*args, **kwargs)
         finally:
-            torch.set_rng_state(generator)
-            if torch.get_num_threads() != number:
-                torch.set_num_threads(number)
-            for gpu, state in enumerate(gpus):
-                torch.cuda.set_rng_state(state, gpu)
+            if torch.get_num_threads() != before:
+                torch.set_num_threads(before)
+
+    return decorated
+
+
+@contextmanager
+def _fresh() -> Iterator[None]:
+    """Gradients on, full precision, and new tensors in float32 on the CPU, whatever was set before."""
+    import torch
+
+    dtype = torch.get_default_dtype()
+    with ExitStack() as entered:
+        if torch.is_inference_mode_enabled():
+            entered.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            entered.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                entered.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            entered.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            entered.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
+_DRAWING = threading.RLock()
+
+
+def drawing(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function that seeds torch's generators: it leaves them as its caller had them. Several threads take
+    turns, since they share the generators."""
+
+    @wraps(function)
+    def decorated(*args: P.args, **kwargs: P.kwargs) -> T:
+        import torch
+
+        with _DRAWING:
+            gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+            generator = torch.get_rng_state()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                torch.set_rng_state(generator)
+                for gpu, state in enumerate(gpus):
+                    torch.cuda.set_rng_state(state, gpu)
 
     return decorated
 
