@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import nextify
+from nextify.data import Images
 
 
 def state() -> tuple[object, ...]:
@@ -37,3 +39,37 @@ def test_the_python_api_takes_text_for_paths_and_leaves_torch_as_it_was(tmp_path
         nextify.evaluate(done.bundle, images, part="val")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="--device gpu cannot be used"):
         nextify.predict(done.bundle, shapes, device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"without": "errors.csv", "split_seed": 3}, "give without and split_seed to open_images, and not here"),
+        ({"task": "multilabel"}, "give task to open_images"),
+        ({"model": nextify.Design()}, r"a model is given by a name of list_models\(\), got Design"),
+        ({"model": None}, r"a model is given by a name of list_models\(\), got None"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(digits: Images, tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        nextify.train(**{"model": "convnext_atto", "data": digits, "out": tmp_path, "epochs": 1, **given})
+    if "split_seed" in given:
+        with pytest.raises(ValueError, match="give split_seed to open_images"):
+            nextify.search(digits, "macs<1M", out=tmp_path, split_seed=3)
+
+
+def test_impossible_networks_are_refused() -> None:
+    for given in ({"num_classes": -1}, {"num_classes": 2.0}, {"in_channels": 0}, {"stochastic_depth": 1.0}):
+        (name,) = given
+        with pytest.raises(ValueError, match=f"{name} must be "):
+            nextify.create_model("convnext_atto", **given)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"a design must be a Design, got 'convnext_atto'; .*find_design"):
+        nextify.macs("convnext_atto")  # type: ignore[arg-type]
+    with pytest.raises(KeyError, match="a model is a name of list_models"):
+        nextify.create_model(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("folds", [1, "3"])
+def test_an_impossible_number_of_folds_is_refused(digits: Images, tmp_path: Path, folds: Any) -> None:
+    with pytest.raises(ValueError, match=f"--folds must be a whole number from 2, got {folds!r}"):
+        nextify.cross_validate("convnext_atto", digits, folds=folds, out=tmp_path, epochs=1)

@@ -59,7 +59,7 @@ from nextify.system.native import Mode
 from nextify.system.text import plural
 from nextify.tasks.metric_specs import ACCURACY
 from nextify.training.prepare import Prepared, prepare
-from nextify.training.request import Request
+from nextify.training.request import Request, check_opened
 from nextify.training.result import Result
 from nextify.training.trial import Runtime, Trial, runtime
 
@@ -432,6 +432,8 @@ def search(
     """
     wanted, out = Settings(budget, **settings), Path(out)
     limits(budget)
+    if isinstance(data, Images):
+        check_opened(split_seed=split_seed)
     images = data if isinstance(data, Images) else open_images(data, split_seed=split_seed, cache=out / "cache")
     place = runtime(device, threads, kernels=kernels)
     together, each = default_side_by_side(scale(wanted.scale).largest_image, place.device, threads)

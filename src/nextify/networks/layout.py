@@ -8,6 +8,7 @@ sections 2.2 to 2.6, Figures 3 and 4 and Table 9. No torch here.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, Literal
 
 from nextify.paper.design import ActivationKind, Design, LayerScale, NormKind
@@ -232,8 +233,23 @@ class Layout:
         return self.stages[-1].channels
 
 
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise ``ValueError`` for anything but a whole number from ``least``."""
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number from {least}, got {value!r}")
+
+
+def _check_design(design: object) -> None:
+    if not isinstance(design, Design):
+        raise TypeError(
+            f"a design must be a Design, got {design!r:.60}; nextify.networks.zoo.find_design looks names up"
+        )
+
+
 def layout(design: Design, in_channels: int = 3) -> Layout:
     """Return the layers of a design, for images of ``in_channels`` channels."""
+    _check_design(design)
+    check_whole("in_channels", in_channels, 1)
     stages: list[StageSpec] = []
     channels = design.widths[0]
     for index, (depth, width) in enumerate(zip(design.depths, design.widths, strict=True)):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nextify.networks.layers import DropPath, build, initialize, to_nhwc, undecayed_parameters
-from nextify.networks.layout import BlockSpec, Layout, Named, StageSpec, smallest_image, too_small
+from nextify.networks.layout import BlockSpec, Layout, Named, StageSpec, check_whole, smallest_image, too_small
 
 
 class Chain(nn.Module):
@@ -76,6 +76,7 @@ class Head(Chain):
 
     def __init__(self, layers: Named, features: int, num_classes: int) -> None:
         super().__init__(layers)
+        check_whole("num_classes", num_classes, 0)
         self.classifier: nn.Module = nn.Linear(features, num_classes) if num_classes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,6 +116,8 @@ class ConvNet(Trunk):
 
     def __init__(self, net: Layout, num_classes: int = 1000, stochastic_depth: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= stochastic_depth < 1:
+            raise ValueError(f"stochastic_depth must be at least 0 and below 1, got {stochastic_depth!r}")
         self.layout = net
         self.num_classes = num_classes
         self.smallest_image = smallest_image(net)

@@ -40,6 +40,8 @@ def find_design(name: str | Design) -> Design:
     if isinstance(name, Design):
         return name
     known = designs()
+    if not isinstance(name, str):
+        raise UnknownModel(f"a model is a name of list_models() or a Design, got {name!r:.60}")
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "nextify models lists them"

@@ -95,6 +95,8 @@ def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     check_images(images)
+    if type(count) is not int or count < 2:
+        raise RequestError(f"--folds must be a whole number from 2, got {count!r}")
     labels, named = images.train.labels, images.train.groups
     numbers = np.bincount(labels, minlength=images.num_classes)
     fewest = int(np.flatnonzero(numbers)[numbers[numbers > 0].argmin()])

@@ -100,9 +100,20 @@ def check_licence(licence: str | None) -> None:
         )
 
 
+def check_opened(**given: object) -> None:
+    """Refuse arguments that say how to open images, where they are open already: they would be ignored. Those that were
+    left out are None, or 0. Raises ``RequestError``."""
+    if named := [name for name, value in given.items() if value not in (None, 0)]:
+        raise RequestError(f"the images are open already: give {' and '.join(named)} to open_images, and not here")
+
+
 def check(request: Request) -> None:
     """Refuse what can be refused without an image or a tensor, by a ``RequestError`` or another ``ValueError``."""
     check_ranges(request, RequestError)
+    if not isinstance(request.model, str):
+        raise RequestError(
+            f"a model is given by a name of list_models(), got {short(request.model)}: settings change its design"
+        )
     recipe_settings, _ = split(request.settings)
     find_design(request.model)
     scale(request.scale)

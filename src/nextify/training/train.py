@@ -43,7 +43,7 @@ from nextify.training.prepare import Preparation, Prepared, resolved
 from nextify.training.probe import Plan, plan_for
 from nextify.training.reconstructions import keep_reconstructions
 from nextify.training.records import to_stderr
-from nextify.training.request import Request, check_licence
+from nextify.training.request import Request, check_licence, check_opened
 from nextify.training.result import Result, finished, fitted_otherwise, of_earlier_versions
 from nextify.training.run import run_trial
 from nextify.training.tracking import check_trackers
@@ -287,7 +287,11 @@ def train(
     check_licence(licence)
     check_task(task)
     source = None
-    if not isinstance(data, Images | DenseImages):
+    if isinstance(data, Images | DenseImages):
+        own = data.task if isinstance(data, DenseImages) else "multilabel" if data.multilabel else "classification"
+        other = None if task == own else task
+        check_opened(task=other, ignore_index=ignore_index, without=without, split_seed=split_seed)
+    else:
         left_out = None if without is None else str(without)
         labelled = wanted.mask_ratio is None
         source = Source(
