@@ -12,6 +12,7 @@ import torch
 
 import nextify
 from nextify.data import Images
+from nextify.weights import Preprocessing
 
 
 def state() -> tuple[object, ...]:
@@ -73,3 +74,15 @@ def test_impossible_networks_are_refused() -> None:
 def test_an_impossible_number_of_folds_is_refused(digits: Images, tmp_path: Path, folds: Any) -> None:
     with pytest.raises(ValueError, match=f"--folds must be a whole number from 2, got {folds!r}"):
         nextify.cross_validate("convnext_atto", digits, folds=folds, out=tmp_path, epochs=1)
+
+
+def test_a_network_in_place_of_weights_is_refused_with_the_remedy(digits: Images) -> None:
+    network: Any = nextify.create_model("convnext_atto", 10)
+    for call in (lambda: nextify.evaluate(network, digits), lambda: nextify.predict(network, "photo.jpg")):
+        with pytest.raises(TypeError, match=r"weights must be a path or a name, got ConvNet: save a network with "):
+            call()
+
+
+def test_preprocessing_takes_no_path() -> None:
+    with pytest.raises(TypeError, match=r"this takes an image, not its path: give PIL\.Image\.open\('photo\.jpg'\)"):
+        Preprocessing()(Path("photo.jpg"))  # type: ignore[arg-type]

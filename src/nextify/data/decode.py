@@ -5,6 +5,7 @@ what is refused with a reason.
 """
 
 import io
+import os
 import re
 import struct
 import warnings
@@ -171,6 +172,8 @@ def from_memory(image: object) -> Pixels:
                 f"{image.shape}; convert it, or give a PIL image"
             )
         pixels = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1) if gray else image
+    elif isinstance(image, str | os.PathLike):
+        raise TypeError(f"this takes an image, not its path: give PIL.Image.open({os.fspath(image)!r})")
     else:
         raise TypeError(
             f"an image must be a path, a PIL image or a uint8 array of shape (H, W, 3) or (H, W), got "

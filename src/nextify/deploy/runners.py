@@ -30,6 +30,7 @@ from nextify.system.text import printable
 from nextify.weights.bundle import JSON_FILE, from_json, sha256
 from nextify.weights.class_names import ClassOrder, given_names
 from nextify.weights.reading import ExportError, read_json
+from nextify.weights.sources import check_place
 
 Format = Literal["onnx", "openvino", "torch", "aotinductor", "executorch"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -131,6 +132,7 @@ def open_runner(
         WeightsError, FileNotFoundError: it cannot be read, or takes images instead of normalized inputs.
         MissingExtra: its runtime is not installed.
     """
+    check_place(path)
     device = device_for(path, device)
     if not is_export(path):
         return Network(path, device=usable_device(device), threads=threads, kernels=kernels, class_order=class_order)

@@ -1,5 +1,6 @@
 """Weights from anywhere, in our names: a bundle, a foreign file, timm, the Hub."""
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -49,6 +50,7 @@ def find(source: str | Path, design: str | Design | None = None, class_order: Cl
 
     Class names are ``class_order``'s, or else the weights' own, or else those of a ``classes.txt`` beside them. Raises
     ``WeightsError`` as ``load``."""
+    check_place(source)
     names = given_names(class_order)
     found = _find(source, design, own_names=names is None)
     _check_tensors(found.bundle.state, source)
@@ -64,6 +66,16 @@ def find(source: str | Path, design: str | Design | None = None, class_order: Cl
     elif about.classes and about.classes != names:
         notes += ("the given class names replace those of the weights",)
     return replace(found, notes=notes, bundle=replace(found.bundle, about=replace(about, classes=names)))
+
+
+def check_place(source: object) -> None:
+    """Raise ``TypeError`` for weights that are no path or name, such as a network."""
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise TypeError(
+            f"weights must be a path or a name, got {kind}: save a network with nextify.weights.save_bundle, or its "
+            f"state_dict() with torch.save"
+        )
 
 
 def _check_tensors(state: State, source: str | Path) -> None:
