@@ -94,6 +94,28 @@ def test_settings_survive_other_libraries_files() -> None:
         from_huggingface_config({"resample": 5})
 
 
+def test_a_huggingface_processor_is_read_as_it_computes() -> None:
+    transformers = pytest.importorskip("transformers")
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (90, 90, 3)).astype(np.uint8))  # no half pixels in its crops
+    convnext: dict[str, Any] = {"size": {"shortest_edge": 64}, "crop_pct": 0.8}
+    cases = [
+        ("ConvNextImageProcessor", convnext),
+        ("ConvNextImageProcessor", convnext | {"do_normalize": False}),
+        ("ConvNextImageProcessor", convnext | {"do_rescale": False}),
+        ("ConvNextImageProcessor", convnext | {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3}),
+        ("ViTImageProcessor", {"size": {"height": 48, "width": 64}}),
+        ("BitImageProcessor", {"size": {"shortest_edge": 80}, "crop_size": {"height": 64, "width": 64}}),
+    ]
+    for name, given in cases:
+        processor = getattr(transformers, name)(**given)
+        theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+        ours = from_huggingface_config(processor.to_dict())(image)
+        assert ours.shape == theirs.shape, (name, given)
+        step = float((theirs.max() - theirs.min()) / 255)  # resized tensors are rounded elsewhere
+        assert float((ours - theirs).abs().max()) < 3 * step, (name, given)
+
+
 def test_settings_are_checked() -> None:
     for wrong in (
         {"size": (0, 32)},

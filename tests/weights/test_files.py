@@ -473,6 +473,10 @@ def test_huggingface_reads_what_is_written_for_it(tmp_path: Path) -> None:
     named = load(tmp_path / "convnext" / "model.safetensors")  # the config beside it counts
     assert named.about.classes == tuple("abcde")
     assert not any("assumed" in note for note in named.notes)
+    config = json.loads((tmp_path / "convnext" / "config.json").read_text())
+    (tmp_path / "convnext" / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
+    with pytest.raises(WeightsError, match=r"layer norm of epsilon 0\.001, nextify's 1e-06"):
+        load(tmp_path / "convnext")
     (tmp_path / "resnet" / "config.json").write_text('{"downsample_in_bottleneck": true}')
     for path in (tmp_path / "resnet", tmp_path / "resnet" / "model.safetensors"):
         with pytest.raises(WeightsError, match="downsample_in_bottleneck"):

@@ -291,18 +291,33 @@ _HUGGINGFACE_FIELDS = ("size", "crop_pct", "resample", "image_mean", "image_std"
 
 
 def from_huggingface_config(config: Config) -> Preprocessing:
-    """Settings of a transformers ``preprocessor_config.json`` of ConvNeXt; the fit follows from the size, as there."""
+    """Settings of a transformers ``preprocessor_config.json``.
+
+    ConvNeXt's processor takes a shortest edge and crops below 384 pixels. Others take a height and width, to which they
+    squash, or a shortest edge and the size of a crop.
+    """
     size = config.get("size", 224)
-    short = int((size.get("shortest_edge") or size["height"]) if isinstance(size, dict) else size)
     by_number, number = {number: name for name, number in _RESAMPLE.items()}, int(config.get("resample", 3))
-    return Preprocessing.from_crop_ratio(
-        short,
-        float(config.get("crop_pct") or 224 / 256) if short < 384 else 1.0,
-        fit="crop" if short < 384 else "squash",
-        interpolation=by_number.get(number, number),  # what is none of ours is refused there
-        mean=tuple(config.get("image_mean") or IMAGENET_MEAN),
-        std=tuple(config.get("image_std") or IMAGENET_STD),
-    )
+    # Pixels from 0 to 255 times a factor are normalized; ours are from 0 to 1.
+    factor = 255 * float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 255
+    normalizes = config.get("do_normalize", True)
+    mean = config.get("image_mean") or IMAGENET_MEAN if normalizes else (0, 0, 0)
+    std = config.get("image_std") or IMAGENET_STD if normalizes else (1, 1, 1)
+    rest: dict[str, Any] = {
+        "interpolation": by_number.get(number, number),  # what is none of ours is refused there
+        "mean": tuple(mean) if factor == 1 else tuple(value / factor for value in mean),
+        "std": tuple(std) if factor == 1 else tuple(value / factor for value in std),
+    }
+    if isinstance(size, dict) and not size.get("shortest_edge"):
+        sides = int(size["height"]), int(size["width"])
+        return Preprocessing(sides, min(sides), fit="squash", **rest)
+    short = int(size["shortest_edge"] if isinstance(size, dict) else size)
+    crop = config.get("crop_size")
+    if config.get("do_center_crop") and crop:
+        cropped = (int(crop["height"]), int(crop["width"])) if isinstance(crop, dict) else (int(crop), int(crop))
+        return Preprocessing(cropped, short, fit="crop", **rest)
+    ratio = float(config.get("crop_pct") or 224 / 256) if short < 384 else 1.0
+    return Preprocessing.from_crop_ratio(short, ratio, fit="crop" if short < 384 else "squash", **rest)
 
 
 def to_huggingface_config(settings: Preprocessing) -> dict[str, object]:

@@ -288,6 +288,8 @@ def _refuse_config(config: Mapping[str, object], path: Path) -> None:
         )
     if config.get("downsample_in_first_stage"):
         raise WeightsError(f"{path} strides in the first stage (downsample_in_first_stage); nextify's ResNet does not")
+    if isinstance(epsilon := config.get("layer_norm_eps"), float) and epsilon > 1e-5:  # 1e-12, the default, is as 1e-6
+        raise WeightsError(f"{path} has a layer norm of epsilon {epsilon:g}, nextify's {LAYER_NORM_EPS:g}")
     usual = "relu" if config.get("model_type") == "resnet" else "gelu"
     if config.get("hidden_act", usual) != usual:
         raise WeightsError(f"{path} has {config['hidden_act']} activations; nextify's models of its kind have {usual}")
