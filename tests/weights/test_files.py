@@ -531,6 +531,30 @@ def test_several_labels_survive_a_conversion_for_transformers(tmp_path: Path) ->
     assert any("each from a probability of 0.5" in note for note in loaded.notes)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"architecture": "test_convnext"}, "has layer norms of epsilon 1e-05"),
+        ({"model_args": {"act_layer": "gelu_tanh"}}, "has GELU's tanh approximation"),
+        ({"model_args": {"act_layer": "relu"}}, "has ReLU activations; nextify's models of its kind have GELU"),
+        ({"model_args": {"norm_eps": 1e-3}}, "has layer norms of epsilon 0.001"),
+        ({"model_args": {"output_stride": 16}}, "has dilated convolutions"),
+        ({"model_args": {"global_pool": "max"}}, "pools by max; nextify's models average"),
+    ],
+)
+def test_a_directory_for_timm_of_what_computes_otherwise_is_refused(
+    changed: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    save_bundle(tmp_path / "b", create_model("convnext_atto", 5).state_dict(), About(designs()["convnext_atto"], 5))
+    convert(tmp_path / "b", tmp_path / "timm", "timm")
+    load(tmp_path / "timm")
+    config = json.loads((tmp_path / "timm" / "config.json").read_text())
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config | changed))
+    for path in (tmp_path / "timm", tmp_path / "timm" / "model.safetensors"):
+        with pytest.raises(WeightsError, match=said.replace(".", r"\.")):
+            load(path)
+
+
 def test_a_bare_huggingface_model_is_recognized() -> None:
     for design in (SMALL, V2, SMALL_RESNET):
         state = rename(weights(design), design, "huggingface")

@@ -272,6 +272,8 @@ def _from_directory(path: Path, design: str | Design | None, *, own_names: bool,
         preprocessing = from_timm_config(config["pretrained_cfg"])
         known["licence"] = config["pretrained_cfg"].get("license") or known["licence"]
     _refuse_config(config, path)
+    if isinstance(config.get("architecture"), str):
+        _refuse_timm_config(config, path)
     file = read_weights(weights)
     beside = {**config, **file.metadata, "checkpoint": file.beside} if own_names else {}
     several = config.get("problem_type") == SEVERAL_LABELS
@@ -295,6 +297,39 @@ def _refuse_config(config: Mapping[str, object], path: Path) -> None:
         raise WeightsError(f"{path} has {config['hidden_act']} activations; nextify's models of its kind have {usual}")
 
 
+def _refuse_timm_config(config: Mapping[str, Any], path: Path) -> None:
+    """As ``_refuse_config``, of a directory for timm: whose model is built, without weights, to be looked at."""
+    import timm
+
+    name, options = config["architecture"], config.get("model_args") or {}
+    if not timm.is_model(name):
+        return
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, **options)
+    except Exception:  # by another version of timm; the tensors must tell
+        return
+    _refuse_model(model, f"{path} holds a {name} that")
+
+
+def _refuse_model(model: nn.Module, what: str) -> None:
+    """Raise ``WeightsError`` for a model of timm's that has the tensors of ours and computes something else; ``what``
+    begins the sentence."""
+    usual = {"ConvNeXt": "GELU", "ResNet": "ReLU"}.get(type(model).__name__)
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind == "GELUTanh":
+            raise WeightsError(f"{what} has GELU's tanh approximation; nextify's GELU is the exact one")
+        if usual and "activation" in type(module).__module__ and kind != usual:
+            raise WeightsError(f"{what} has {kind} activations; nextify's models of its kind have {usual}")
+        if isinstance(module, nn.LayerNorm) and abs(module.eps - LAYER_NORM_EPS) > 1e-9:
+            raise WeightsError(f"{what} has layer norms of epsilon {module.eps}, nextify's {LAYER_NORM_EPS}")
+        if isinstance(module, nn.Conv2d) and module.dilation != (1, 1):
+            raise WeightsError(f"{what} has dilated convolutions (output_stride); nextify's models have none")
+        if "max" in str(getattr(module, "pool_type", "")):
+            raise WeightsError(f"{what} pools by {module.pool_type}; nextify's models average")
+
+
 def _card_licence(path: Path) -> str:
     """The licence of a model card's front matter."""
     card = path / "README.md"
@@ -309,11 +344,7 @@ def _from_timm(name: str) -> Source:
 
     model = timm.create_model(name, pretrained=True)
     config = dict(model.pretrained_cfg)
-    for module in model.modules():
-        if type(module).__name__ == "GELUTanh":
-            raise WeightsError(f"timm's {name} has GELU's tanh approximation; nextify's GELU is the exact one")
-        if isinstance(module, nn.LayerNorm) and abs(module.eps - LAYER_NORM_EPS) > 1e-9:
-            raise WeightsError(f"timm's {name} has layer norms of epsilon {module.eps}, nextify's {LAYER_NORM_EPS}")
+    _refuse_model(model, f"timm's {name}")
     return _from_foreign(
         model.state_dict(),
         None,
