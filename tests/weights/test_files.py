@@ -555,6 +555,23 @@ def test_a_directory_for_timm_of_what_computes_otherwise_is_refused(
             load(path)
 
 
+def test_a_checkpoint_of_timm_whose_options_compute_otherwise_is_refused(tmp_path: Path) -> None:
+    state = rename(create_model("convnext_atto", 5).state_dict(), designs()["convnext_atto"], "timm")
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"model_kwargs": {"act_layer": "relu"}}, "has ReLU activations"),
+        ({"gp": "max", "model_kwargs": None}, "pools by max"),
+        ({"gp": None}, ""),
+    ]
+    for options, said in cases:
+        args = argparse.Namespace(model="convnext_atto", **options)
+        torch.save({"state_dict": state, "args": args}, tmp_path / "checkpoint.pth")
+        if said:
+            with pytest.raises(WeightsError, match=said):
+                load(tmp_path / "checkpoint.pth")
+        else:
+            load(tmp_path / "checkpoint.pth")
+
+
 def test_a_bare_huggingface_model_is_recognized() -> None:
     for design in (SMALL, V2, SMALL_RESNET):
         state = rename(weights(design), design, "huggingface")

@@ -120,6 +120,9 @@ def _find(source: str | Path, design: str | Design | None, *, own_names: bool) -
         raise FileNotFoundError(f"no weights at {path}; a Hub id is written hf:owner/name, a timm model timm:name")
     file = read_weights(path)
     beside = {**file.metadata, **file.beside} if own_names else {}
+    options = _saved_options(file.beside)
+    pooling = {"global_pool": options["gp"]} if options.get("gp") else {}
+    _refuse_timm_model(options.get("model"), options.get("model_kwargs"), path, **pooling)
     settings, of_args = saved_preprocessing(file.beside)
     return _from_foreign(file.state, design, str(path), file.notes + of_args, settings, beside=beside)
 
@@ -240,8 +243,7 @@ def assumed_preprocessing(naming: Naming, name: str, classes: int) -> Preprocess
 
 def saved_preprocessing(beside: Mapping[str, object]) -> tuple[Preprocessing | None, tuple[str, ...]]:
     """The preprocessing in the options that timm's ``train.py`` saves under ``args``, and a note; or none."""
-    args = beside.get("args")
-    options: Mapping[str, Any] = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
+    options = _saved_options(beside)
     wanted = ("img_size", "input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
     given = {key: options[key] for key in wanted if options.get(key) not in (None, "", "random")}
     size = given.get("input_size") or given.get("img_size")
@@ -254,6 +256,12 @@ def saved_preprocessing(beside: Mapping[str, object]) -> tuple[Preprocessing | N
         return None, (f"ignored {', '.join(given)} in the saved args: {error}",)
     listed = ", ".join(f"{key}={value}" for key, value in given.items())
     return settings, (f"images are prepared as the saved args say ({listed}); the rest is timm's default",)
+
+
+def _saved_options(beside: Mapping[str, object]) -> Mapping[str, Any]:
+    """The options of a training, as a checkpoint has them under ``args``."""
+    args = beside.get("args")
+    return args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
 
 
 def _from_directory(path: Path, design: str | Design | None, *, own_names: bool, weights: Path | None = None) -> Source:
@@ -272,8 +280,7 @@ def _from_directory(path: Path, design: str | Design | None, *, own_names: bool,
         preprocessing = from_timm_config(config["pretrained_cfg"])
         known["licence"] = config["pretrained_cfg"].get("license") or known["licence"]
     _refuse_config(config, path)
-    if isinstance(config.get("architecture"), str):
-        _refuse_timm_config(config, path)
+    _refuse_timm_model(config.get("architecture"), config.get("model_args"), path)
     file = read_weights(weights)
     beside = {**config, **file.metadata, "checkpoint": file.beside} if own_names else {}
     several = config.get("problem_type") == SEVERAL_LABELS
@@ -297,16 +304,17 @@ def _refuse_config(config: Mapping[str, object], path: Path) -> None:
         raise WeightsError(f"{path} has {config['hidden_act']} activations; nextify's models of its kind have {usual}")
 
 
-def _refuse_timm_config(config: Mapping[str, Any], path: Path) -> None:
-    """As ``_refuse_config``, of a directory for timm: whose model is built, without weights, to be looked at."""
+def _refuse_timm_model(name: object, options: object, path: Path, **further: object) -> None:
+    """As ``_refuse_config``, of what timm would build, if it knows the name: that is built, without weights."""
+    if not isinstance(name, str):
+        return
     import timm
 
-    name, options = config["architecture"], config.get("model_args") or {}
     if not timm.is_model(name):
         return
     try:
         with torch.device("meta"):
-            model = timm.create_model(name, **options)
+            model = timm.create_model(name, **{**(options if isinstance(options, Mapping) else {}), **further})
     except Exception:  # by another version of timm; the tensors must tell
         return
     _refuse_model(model, f"{path} holds a {name} that")
