@@ -6,7 +6,7 @@ one's, round by round: above 1, this build is faster.
 
 Command:  git worktree add ../older COMMIT
           python benchmarks/builds.py ../older --rounds 7
-Runtime:  about 20 minutes on 2 cores, most of it for compiling. Results: docs/benchmarks.md.
+Runtime:  6 to 20 minutes on 2 cores, most of it for compiling. Results: docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from pathlib import Path
 
 CASES = list(itertools.product((16, 1), ("fp32", "bf16"), ("training", "inference"), ("eager", "compiled")))
 HERE = Path(__file__).resolve().parents[1]
+KEEPING = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0"}
+"""Freed memory is kept, as our commands keep it: page faults make processes of one and the same build differ by 5 to 10 %."""
 
 
 def work(batch: int, precision: str, mode: str, how: str, clock: str) -> None:
@@ -70,7 +72,7 @@ def work(batch: int, precision: str, mode: str, how: str, clock: str) -> None:
 def start(build: Path, case: tuple[object, ...], clock: str) -> subprocess.Popen[str]:
     """Start a worker of the build at this folder."""
     command = [sys.executable, __file__, "--clock", clock, "--case", *map(str, case)]
-    environment = os.environ | {"PYTHONPATH": str(build / "src")}
+    environment = os.environ | KEEPING | {"PYTHONPATH": str(build / "src")}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
