@@ -23,7 +23,7 @@ from pathlib import Path
 CASES = list(itertools.product((16, 1), ("fp32", "bf16"), ("training", "inference"), ("eager", "compiled")))
 HERE = Path(__file__).resolve().parents[1]
 KEEPING = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0"}
-"""Freed memory is kept, as our commands keep it: page faults make processes of one and the same build differ by 5 to 10 %."""
+"""Freed memory is kept, as our commands keep it: else page faults make processes of one build differ by up to 10 %."""
 
 
 def work(batch: int, precision: str, mode: str, how: str, clock: str) -> None:
