@@ -197,6 +197,9 @@ def test_the_command_finds_what_folds_tell_and_its_list_can_be_trained_without(
         assert len(kept["files"]) == 72
     trials = sorted(path.parent.name for path in out.glob("folds2-*/trials/*/result.json"))
     assert len(trials) == 2
+    assert main(["inspect", str(bundle), "--data", str(shapes), "--folds", "2", "--out", str(out), *tiny]) == 0
+    (noted,) = open_images(shapes).notes
+    assert "".join(capsys.readouterr()).count(noted) == 1
     listed = tmp_path / "list.csv"
     listed.write_text("file,kind\nblue/0.png,label\nblue/1.png,label\nred/2.png,outlier\n")
     assert main([*wanted, "--without", str(listed), "--out", str(tmp_path / "less"), "--dry-run"]) == 0

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from nextify.system.device import DeviceError, apart, drawing, usable_device
+from nextify.system.device import DeviceError, seeding, torch_defaults, usable_device
 
 
 @pytest.mark.parametrize("device", ["meta", "meta:0", "nonsense", "cuda:99", "cpu:x", ""])
@@ -29,9 +29,8 @@ def test_a_gpu_that_was_found_for_a_process_is_found_again(monkeypatch: pytest.M
     assert usable_device("cuda:1") == "cuda:1"
 
 
-def test_what_is_done_apart_leaves_torch_as_it_was() -> None:
-    @drawing
-    @apart
+def test_a_function_that_seeds_leaves_torch_as_it_was() -> None:
+    @seeding()
     def fails(number: int) -> None:
         torch.set_num_threads(number)
         torch.manual_seed(number)
@@ -43,8 +42,8 @@ def test_what_is_done_apart_leaves_torch_as_it_was() -> None:
     assert (torch.get_num_threads(), torch.get_rng_state().tolist()) == before
 
 
-def test_what_is_done_apart_does_not_depend_on_settings() -> None:
-    @apart
+def test_torchs_defaults_hold_whatever_was_set() -> None:
+    @torch_defaults()
     def made() -> torch.Tensor:
         layer = torch.nn.Linear(3, 2)
         return layer(torch.ones(1, 3))
@@ -70,8 +69,8 @@ def test_what_is_done_apart_does_not_depend_on_settings() -> None:
         torch.set_default_dtype(torch.float32)
 
 
-def test_threads_that_draw_take_turns() -> None:
-    @drawing
+def test_threads_that_seed_take_turns() -> None:
+    @seeding()
     def drawn(seed: int) -> list[float]:
         torch.manual_seed(seed)
         time.sleep(0.05)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from nextify.cli.options import UNSET, Json, Threads, check_folder, check_weights, unset
+from nextify.cli.options import UNSET, Json, Threads, check_folder, check_images_named, check_weights, unset
 from nextify.paper.settings import Range
 
 
@@ -33,10 +33,7 @@ class Options:
 
     def check(self) -> None:
         """Raises ``ValueError`` for no image, ``FileNotFoundError`` for no bundle, ``UnusableFolder`` for --out."""
-        if not self.images:
-            raise ValueError("no image given: name files, folders or patterns after the bundle")
-        if not all(self.images):
-            raise ValueError("an image's path is empty: name files, folders or patterns after the bundle")
+        check_images_named(self.images)
         check_weights(self.bundle)
         check_folder(self.out)
 

@@ -1,7 +1,7 @@
 """Options that several commands share, each declared once, with the checks that need neither torch nor an image."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -160,6 +160,14 @@ def refuse_for_dense(task: str, given: Mapping[str, object]) -> None:
     """Raises ``ValueError`` where options for classifiers are given with a bundle for another task."""
     if names := [name for name, value in given.items() if value not in (None, False)]:
         raise ValueError(f"{' and '.join(names)} is for classifiers, and the bundle is for {task}: leave it out")
+
+
+def check_images_named(images: Sequence[str]) -> None:
+    """Raises ``ValueError`` where no image is named, or one by an empty path, such as of an unset variable."""
+    if not images:
+        raise ValueError("no image given: name files, folders or patterns after the bundle")
+    if not all(images):
+        raise ValueError("an image's path is empty: name files, folders or patterns after the bundle")
 
 
 def check_weights(source: str | None) -> None:

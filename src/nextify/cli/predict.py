@@ -12,6 +12,7 @@ from nextify.cli.options import (
     Folder,
     InferenceOptions,
     check_folder,
+    check_images_named,
     check_weights,
     unset,
 )
@@ -50,10 +51,7 @@ class Options(InferenceOptions):
         ``FileNotFoundError`` for no bundle."""
         if self.json and self.csv:
             raise ValueError("--json and --csv exclude each other: give one")
-        if not self.images:
-            raise ValueError("no image given: name files, folders or patterns after the bundle")
-        if not all(self.images):
-            raise ValueError("an image's path is empty: name files, folders or patterns after the bundle")
+        check_images_named(self.images)
         check_weights(self.bundle)
         check_folder(self.out)
 

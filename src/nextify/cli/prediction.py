@@ -57,7 +57,7 @@ def _run_dense(options: Options, task: DenseTask, how: dict[str, Any]) -> int:
     folder = None if options.out is None else DenseFolder(options.out, finder)
     least = LEAST_SCORE if options.least_score is None else options.least_score
     predictions = []
-    images = options.images if folder is None else folder.others(options.images)
+    images = options.images if folder is None else folder.without_own(options.images)
     for found in find(finder, images, least_score=least):
         if folder is not None and not found.error:
             folder.add(found)

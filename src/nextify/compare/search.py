@@ -52,7 +52,7 @@ from nextify.study.results import finite, read
 from nextify.study.statistics import conclude
 from nextify.study.store import Store
 from nextify.study.study import StudyEstimate, Trainings, default_side_by_side
-from nextify.system.device import apart, drawing, gpu_name, usable_device
+from nextify.system.device import gpu_name, seeding, usable_device
 from nextify.system.environment import cores
 from nextify.system.files import UnusableFolder, link_latest, parse_json, write_json_atomic
 from nextify.system.native import Mode
@@ -396,8 +396,7 @@ def _finals(
     )
 
 
-@drawing
-@apart
+@seeding()
 def search(
     data: str | Path | Images,
     budget: str,

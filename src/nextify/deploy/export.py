@@ -22,7 +22,7 @@ from nextify.deploy.runners import Exported, Format, Precision, start
 from nextify.deploy.verify import Verification, at_size, some_images, verify
 from nextify.evaluation.runner import Floats, load_classifier
 from nextify.networks.layout import too_small
-from nextify.system.device import apart
+from nextify.system.device import torch_defaults
 from nextify.system.environment import describe, version
 from nextify.system.files import fresh_folder, write_json_atomic
 from nextify.tasks.classification import Inference
@@ -83,7 +83,7 @@ class Source:
         return found
 
 
-@apart
+@torch_defaults()
 def export(
     bundle: str | Path,
     to: Format,

@@ -28,7 +28,7 @@ from nextify.deploy.verify import ExportFailed, Verification, some_images, verif
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Floats, Network, probabilities
 from nextify.evaluation.seen import trained_on
-from nextify.system.device import apart
+from nextify.system.device import torch_defaults
 from nextify.system.files import fresh_folder, write_bytes_atomic
 from nextify.weights import WeightsError, save_bundle
 from nextify.weights.bundle import check_replaceable
@@ -113,7 +113,7 @@ class _Tried:
 Rank = Callable[[_Tried], Any]
 
 
-@apart
+@torch_defaults()
 def quantize(
     bundle: str | Path,
     images: Images,
@@ -151,7 +151,7 @@ def quantize(
     return search.run([to], rank)
 
 
-@apart
+@torch_defaults()
 def fastest(
     bundle: str | Path,
     images: Images,

@@ -23,7 +23,7 @@ import torch
 
 from nextify.evaluation.predict import Prediction, Predictor, Source
 from nextify.evaluation.runner import Floats, Network, Runner
-from nextify.system.device import apart, usable_device
+from nextify.system.device import torch_defaults, usable_device
 from nextify.system.environment import version
 from nextify.system.native import Mode
 from nextify.system.text import printable
@@ -151,7 +151,7 @@ def device_for(path: str | Path, device: str) -> str:
     return "cpu" if device == "auto" and is_export(path) else device
 
 
-@apart
+@torch_defaults()
 def predict(
     weights: str | Path,
     sources: Source | Iterable[Source],

@@ -175,13 +175,12 @@ class DenseFolder:
         self._images: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
         parts = ("drawn", "coco", "yolo") if self.about.task == "detection" else ("drawn", "masks")
-        others = [out / part for part in parts if not (out / "drawn").exists() and (out / part).exists()]
-        if others:
-            raise UnusableFolder(f"{others[0]} was not written by nextify predict: choose another --out")
+        if not (out / "drawn").exists() and (foreign := [out / part for part in parts if (out / part).exists()]):
+            raise UnusableFolder(f"{foreign[0]} was not written by nextify predict: choose another --out")
         for part in parts:
             (out / part).mkdir(parents=True, exist_ok=True)
 
-    def others(self, sources: Iterable[str]) -> list[str]:
+    def without_own(self, sources: Iterable[str]) -> list[str]:
         """The paths of all images of ``sources``, without the pictures of an earlier run that lie below them."""
         ours, found = {(self.out / part).resolve() for part in ("drawn", "masks")}, list[str]()
         for source in sources:

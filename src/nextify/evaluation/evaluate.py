@@ -28,7 +28,7 @@ from nextify.evaluation.runner import load_classifier, why_not_finite
 from nextify.evaluation.seen import trained_on
 from nextify.kernels import install
 from nextify.system import processes
-from nextify.system.device import apart, usable_device
+from nextify.system.device import torch_defaults, usable_device
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
@@ -248,7 +248,7 @@ def load_matched(
     return MatchedNetwork(loaded, images, device, kernels, order)
 
 
-@apart
+@torch_defaults()
 def evaluate(
     bundle: str | Path,
     images: Images,

@@ -27,7 +27,7 @@ from nextify.evaluation.label_errors import label_errors
 from nextify.evaluation.pictures import Tile, contact_sheet, heading, short
 from nextify.evaluation.seen import trained_on
 from nextify.networks.network import ConvNet
-from nextify.system.device import apart, usable_device
+from nextify.system.device import torch_defaults, usable_device
 from nextify.system.files import UnusableFolder, parse_json, write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
 from nextify.system.text import as_csv, plural, printable
@@ -90,7 +90,7 @@ class Inspection:
         return asdict(self)
 
 
-@apart
+@torch_defaults()
 def inspect_images(
     bundle: str | Path,
     images: Images,

@@ -24,7 +24,7 @@ from nextify.evaluation.evaluate import (
 from nextify.evaluation.multilabel_pictures import curves_picture, worst_picture
 from nextify.evaluation.seen import trained_on
 from nextify.system import processes
-from nextify.system.device import apart, usable_device
+from nextify.system.device import torch_defaults, usable_device
 from nextify.system.native import Mode
 from nextify.tasks.multilabel_metrics import UNFITTED, ClassPrecision, MultiLabelMetrics, average_precision
 from nextify.weights import WeightsError, load
@@ -80,7 +80,7 @@ class MultiLabelEvaluation(Measurement):
         return found
 
 
-@apart
+@torch_defaults()
 def evaluate_multilabel(
     bundle: str | Path,
     images: Images,

@@ -27,7 +27,7 @@ from nextify.evaluation.evaluate import MatchedNetwork, Measurement, Part, measu
 from nextify.evaluation.identity import fingerprint
 from nextify.evaluation.runner import load_classifier, why_not_finite
 from nextify.evaluation.seen import trained_on
-from nextify.system.device import apart, usable_device
+from nextify.system.device import torch_defaults, usable_device
 from nextify.system.native import Mode
 from nextify.system.text import several
 from nextify.weights import Loaded, WeightsError
@@ -70,7 +70,7 @@ class Robustness(Measurement):
     """Whether frost is nextify's own texture, whose errors cannot be compared with published ones."""
 
 
-@apart
+@torch_defaults()
 def measure(
     bundle: str | Path,
     images: Images,

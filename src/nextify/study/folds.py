@@ -28,7 +28,7 @@ from nextify.study.results import read
 from nextify.study.statistics import corrected_interval
 from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
-from nextify.system.device import apart, drawing
+from nextify.system.device import seeding
 from nextify.system.files import JSON_FILE, write_json_atomic, write_text_atomic
 from nextify.system.native import Mode
 from nextify.system.text import as_csv
@@ -322,8 +322,7 @@ class CrossTrainings(Trainings):
         return as_csv(("path", "label", "fold", *classes), each)
 
 
-@drawing
-@apart
+@seeding()
 def cross_validate(
     model: str,
     data: str | Path | Images,

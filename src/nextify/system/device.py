@@ -2,16 +2,11 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from nextify.system import processes
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class DeviceError(ValueError):
@@ -66,31 +61,13 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def apart(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function of the Python API: whatever its caller has set in torch, it computes as in a fresh process,
-    and it leaves the number of threads as it was."""
-
-    @wraps(function)
-    def decorated(*args: P.args, **kwargs: P.kwargs) -> T:
-        import torch
-
-        before = torch.get_num_threads()
-        try:
-            with _fresh():
-                return function(*args, **kwargs)
-        finally:
-            if torch.get_num_threads() != before:
-                torch.set_num_threads(before)
-
-    return decorated
-
-
 @contextmanager
-def _fresh() -> Iterator[None]:
-    """Gradients on, full precision, and new tensors in float32 on the CPU, whatever was set before."""
+def torch_defaults() -> Iterator[None]:
+    """Compute as in a fresh process, whatever the caller has set in torch: with gradients, in full precision, with new
+    tensors in float32 on the CPU. Threads are left as they were. Decorates the functions of the Python API."""
     import torch
 
-    dtype = torch.get_default_dtype()
+    dtype, number = torch.get_default_dtype(), torch.get_num_threads()
     with ExitStack() as entered:
         if torch.is_inference_mode_enabled():
             entered.enter_context(torch.inference_mode(False))
@@ -104,31 +81,31 @@ def _fresh() -> Iterator[None]:
         if dtype != torch.float32:
             entered.callback(torch.set_default_dtype, dtype)
             torch.set_default_dtype(torch.float32)
-        yield
+        try:
+            yield
+        finally:
+            if torch.get_num_threads() != number:
+                torch.set_num_threads(number)
 
 
-_DRAWING = threading.RLock()
+_SEEDING = threading.RLock()
 
 
-def drawing(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function that seeds torch's generators: it leaves them as its caller had them. Several threads take
-    turns, since they share the generators."""
+@contextmanager
+def seeding() -> Iterator[None]:
+    """As ``torch_defaults``, for functions that seed torch's generators: these are left as they were. Several threads
+    take turns, since they share the generators."""
+    import torch
 
-    @wraps(function)
-    def decorated(*args: P.args, **kwargs: P.kwargs) -> T:
-        import torch
-
-        with _DRAWING:
-            gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-            generator = torch.get_rng_state()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                torch.set_rng_state(generator)
-                for gpu, state in enumerate(gpus):
-                    torch.cuda.set_rng_state(state, gpu)
-
-    return decorated
+    with _SEEDING, torch_defaults():
+        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        generator = torch.get_rng_state()
+        try:
+            yield
+        finally:
+            torch.set_rng_state(generator)
+            for gpu, state in enumerate(gpus):
+                torch.cuda.set_rng_state(state, gpu)
 
 
 def gpu_name(device: str) -> str | None:

@@ -19,7 +19,7 @@ from nextify.data.source import check_source
 from nextify.networks.dense.design import DenseDesign
 from nextify.paper.design import Design
 from nextify.system import processes
-from nextify.system.device import apart, drawing
+from nextify.system.device import seeding
 from nextify.system.files import followed, make_folder
 from nextify.system.native import Mode
 from nextify.system.text import plural, printable, several
@@ -198,8 +198,7 @@ def _as_tuple(value: Any) -> Any:
     return None if value is None else tuple(value)
 
 
-@drawing
-@apart
+@seeding()
 def continue_training(
     run: str | Path,
     epochs: int,

@@ -23,7 +23,7 @@ from nextify.data.source import LabelTask, check_task
 from nextify.evaluation.pictures import curves_picture
 from nextify.networks.masked.design import RATIO
 from nextify.system import processes
-from nextify.system.device import apart, drawing
+from nextify.system.device import seeding
 from nextify.system.files import (
     LATEST,
     link_latest,
@@ -235,8 +235,7 @@ def _chain(prepared: Prepared) -> str:
     return f"{start} ({before})" if before else start
 
 
-@drawing
-@apart
+@seeding()
 def train(
     model: str,
     data: str | Path | AnyImages,

@@ -159,7 +159,7 @@ def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
     write_bytes_atomic(path, save({n: t.contiguous() for n, t in state.items()}, {"format": "pt"}))
 
 
-def timm_config(about: About) -> dict[str, Any]:
+def timm_config(about: About) -> dict[str, object]:
     """``config.json`` as ``timm.models.push_to_hf_hub`` writes it, for ``timm.create_model("local-dir:…")``."""
     given, size = about.preprocessing, about.preprocessing.size
     config: dict[str, Any] = {

@@ -155,12 +155,12 @@ def test_an_earlier_run_is_no_image_and_other_files_stay(tmp_path: Path) -> None
     image = photo(tmp_path / "x.jpg", 64, 64)
     for _ in range(2):  # in the folder of the images themselves
         folder = DenseFolder(tmp_path, told)
-        assert folder.others([str(tmp_path)]) == [str(image)]
+        assert folder.without_own([str(tmp_path)]) == [str(image)]
         folder.add(next(iter(find(told, str(image)))))
     drawn = tmp_path / "drawn" / "x.png"
     for named in (drawn, drawn.parent):
-        assert folder.others([str(named)]) == [str(drawn)]
-    assert folder.others(["nowhere.jpg"]) == ["nowhere.jpg"]
+        assert folder.without_own([str(named)]) == [str(drawn)]
+    assert folder.without_own(["nowhere.jpg"]) == ["nowhere.jpg"]
     (tmp_path / "data" / "masks").mkdir(parents=True)
     with pytest.raises(UnusableFolder, match=r"masks was not written by nextify predict: choose another --out"):
         DenseFolder(tmp_path / "data", told)
@@ -174,7 +174,7 @@ def test_an_image_does_not_get_the_name_of_another(tmp_path: Path) -> None:
         photo(tmp_path / path, 64, 64)
     folder = DenseFolder(tmp_path / "out", told)
     names = []
-    for found in find(told, folder.others([str(tmp_path)])):
+    for found in find(told, folder.without_own([str(tmp_path)])):
         before = set((tmp_path / "out" / "masks").iterdir())
         folder.add(found)
         names += [path.stem for path in (tmp_path / "out" / "masks").iterdir() if path not in before]
