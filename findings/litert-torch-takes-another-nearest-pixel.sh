@@ -2,8 +2,8 @@
 # litert-torch (Google's converter of torch models to LiteRT, once ai-edge-torch) replaces torch's nearest-neighbour
 # interpolation by that of LiteRT with half-pixel centres, which is torch's mode "nearest-exact" and not "nearest". Where
 # sizes are doubled both are the same, so most checks pass. Other factors take another pixel: a feature pyramid, which
-# enlarges 13x13 to 25x25 to add it to a map of an image of 400 pixels, is wrong by 4.1 where its largest value is 5.7. Label maps move
-# by half a pixel. Nothing warns.
+# enlarges 13x13 to 25x25 to add it to a map of an image of 400 pixels, is wrong by 4.1 where its largest value is 5.7.
+# Label maps move by half a pixel. Nothing warns.
 #
 # Seen 2026-11-30 with litert-torch 0.10.0, ai-edge-litert 2.3.0, torch 2.14.1, torchvision 0.29.2, NumPy 2.4.6, Python 3.11.7,
 # CPU; columns of a ramp whose values are the column numbers:
