@@ -179,6 +179,36 @@ def test_a_worker_that_hangs_is_killed() -> None:
     assert worker.starts == 2
 
 
+def test_a_worker_has_all_the_time_to_start_again() -> None:
+    """The dead one's time limit does not end the process that takes its place."""
+    ended = []
+
+    class Loading(Echo):
+        def start(self) -> Any:
+            time.sleep(0.8 if self.starts else 0)
+            return super().start()
+
+        def kill(self) -> None:
+            ended.append(self.starts)
+
+    worker = Loading("d")
+    assert run(lambda batcher: ask(batcher, 1), worker, hangs_after=0.5) == [2]
+    assert (worker.starts, ended) == (2, [])
+
+
+def test_a_worker_is_started_again_once_the_system_allows_it() -> None:
+    class Refused(Echo):
+        def start(self) -> Any:
+            if self.starts == 1:
+                self.starts += 1
+                raise OSError(24, "Too many open files")
+            return super().start()
+
+    worker = Refused("d")
+    assert run(lambda batcher: ask(batcher, 1), worker) == [2]
+    assert worker.starts == 3
+
+
 def test_a_worker_that_finds_another_network_is_not_used() -> None:
     """It is tried again, as the network that was replaced may be put back."""
     worker = Echo("d")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -314,6 +315,44 @@ def test_a_late_answer(bundle: Path) -> None:
         assert (late.status_code, late.json()["error"]) == (504, "no answer within 0.05 s")
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_images_that_nobody_waits_for_are_not_decoded(
+    leaves: bool, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small body can hold many large images, which take the server minutes."""
+    decoded = []
+
+    def slow(self: Classes, data: bytes) -> Any:
+        decoded.append(data)
+        time.sleep(0.1)
+        return prepare(self, data)
+
+    prepare = Classes.prepare
+    parts = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n%s\r\n' % PHOTOS[0] for _ in range(40)
+    )
+    messages: list[Any] = [{"type": "http.request", "body": parts + b"--x--\r\n"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if not messages:
+            await asyncio.sleep(0.1 if leaves else 30)
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", MULTIPART.encode())]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": headers}
+    with serve(bundle, timeout=30 if leaves else 1) as client:
+        monkeypatch.setattr(Classes, "prepare", slow)
+        assert client.portal is not None
+        client.portal.call(client.app, scope, receive, send)
+        assert sent[0]["status"] == (serving.GONE if leaves else 504)
+        assert post(client, "/predict", PHOTOS[1]).status_code == 200
+    assert len(decoded) < 20
+
+
 def test_the_token_guards_all_but_the_page_and_health(bundle: Path) -> None:
     with serve(bundle, token="secret") as client:
         for path in ("/model", "/metrics", "/v2", "/openapi.json", "/nowhere"):
@@ -321,6 +360,8 @@ def test_the_token_guards_all_but_the_page_and_health(bundle: Path) -> None:
         for value in ("", "secret", "Bearer", "Bearer wrong", "Bearer secrets", "Basic secret"):
             answer = post(client, "/predict", PHOTOS[0], authorization=value)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        answer = client.get("/metrics", headers={"Authorization": "Bearer secret"})
+        assert 'nextify_requests_total{route="none",status="401"} 11.0' in answer.text
         assert post(client, "/predict", PHOTOS[0], authorization="Bearer secret").status_code == 200
         for path in OPEN:
             assert client.get(path).status_code == 200
@@ -556,3 +597,6 @@ def test_the_command_says_what_is_wrong(bundle: Path, capsys: Captured, monkeypa
 def test_a_network_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match="none"):
         create_app([InProcess(partial(open_runner, tmp_path / "none"))], Settings())
+    overflowing = tiny_bundle(tmp_path / "bundle", CLASSES, 24, 0.75, temperature=1e-40)
+    with pytest.raises(ServeError, match="fails on a black image: its outputs are NaN or infinite"):
+        create_app([InProcess(partial(open_runner, overflowing))], Settings())

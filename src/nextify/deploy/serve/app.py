@@ -12,12 +12,12 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -41,6 +41,7 @@ from nextify.deploy.serve.workers import Facts, Failed, Replaced, Worker
 from nextify.system.text import printable
 from nextify.tasks.metric_specs import TITLES, is_telling
 
+Result = TypeVar("Result")
 SMALL = 4_000_000
 """Pixels up to which a worker decodes an image itself."""
 GONE = 499
@@ -172,26 +173,24 @@ class _Server:
             encoded = await read_images(request, await self._body(request), one=drawn)
             with self._places(len(encoded)):
                 in_workers = self.prepares and all(map(_is_small, encoded))
-                rows = await (self._encoded_rows if in_workers else self._rows)(request, encoded, asked)
+                rows = await self._in_time(request, (self._encoded_rows if in_workers else self._rows)(encoded, asked))
         found = [self.task.answer(*row, asked) for row in rows]
         if drawn:
             return Response(base64.b64decode(found[0]["mask"]), media_type="image/png")
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         return JSONResponse({"model": self.name, "predictions": found, "milliseconds": milliseconds})
 
-    async def _rows(self, request: Request, encoded: Sequence[bytes], asked: Any) -> list[tuple[Array, int, int]]:
+    async def _rows(self, encoded: Sequence[bytes], asked: Any) -> list[tuple[Array, int, int]]:
         """The worker's answer to ``PREDICT`` for each image, with its height and width."""
         prepared = [await self._prepared(*numbered) for numbered in enumerate(encoded, 1)]
         sizes = [(height, width) for _, height, width in prepared]
-        rows = await self._run(request, PREDICT, [image for image, *_ in prepared], [(*size, asked) for size in sizes])
+        rows = await self.batcher(PREDICT, [image for image, *_ in prepared], [(*size, asked) for size in sizes])
         return [(row, *size) for row, size in zip(rows, sizes, strict=True)]
 
-    async def _encoded_rows(
-        self, request: Request, encoded: Sequence[bytes], asked: Any
-    ) -> list[tuple[Array, int, int]]:
+    async def _encoded_rows(self, encoded: Sequence[bytes], asked: Any) -> list[tuple[Array, int, int]]:
         """The same, of workers that decode the images themselves."""
         images = [np.frombuffer(data, np.uint8) for data in encoded]
-        return await self._run(request, ENCODED, images, [(number, asked) for number in range(1, len(images) + 1)])
+        return await self.batcher(ENCODED, images, [(number, asked) for number in range(1, len(images) + 1)])
 
     async def explain(self, request: Request) -> Response:
         if not self.facts.explains:
@@ -200,11 +199,15 @@ class _Server:
         index = read_parameter(request, Parameter("class", "Index of the class", 0, most))
         with self.batcher.place():
             (encoded,) = await read_images(request, await self._body(request), one=True)
-            image, *_ = await self._prepared(1, encoded)
-            (heat,) = await self._run(request, EXPLAIN, [image], [index])
+            heat = await self._in_time(request, self._heat(encoded, index))
         file = io.BytesIO()
         Image.fromarray(coloured(heat)).save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png")
+
+    async def _heat(self, encoded: bytes, index: Any) -> Array:
+        image, *_ = await self._prepared(1, encoded)
+        heat: Array = (await self.batcher(EXPLAIN, [image], [index]))[0]
+        return heat
 
     async def infer(self, request: Request) -> Response:
         read_parameter(request, None)
@@ -216,7 +219,7 @@ class _Server:
             )
             images = list(asked.images)
             with self._places(len(images)):
-                rows = await self._run(request, INFER, images, [None] * len(images))
+                rows = await self._in_time(request, self.batcher(INFER, images, [None] * len(images)))
         content, ends = protocol.answer(self.name, asked, self.task.tensors(np.stack(rows)))
         if ends is None:
             return Response(content, media_type="application/json")
@@ -253,9 +256,10 @@ class _Server:
             raise HTTPException(413, f"a request has at most {self.settings.queue:,} images")
         return self.batcher.place(images - 1)
 
-    async def _run(self, request: Request, call: str, images: Sequence[Array], arguments: Sequence[Any]) -> list[Any]:
-        """Of a request whose body has been read. Raises ``ClientDisconnect``; what has not begun then never does."""
-        answer = asyncio.ensure_future(self.batcher(call, images, arguments))
+    async def _in_time(self, request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of ``work`` on a request whose body has been read. Raises ``TimeoutError``, and
+        ``ClientDisconnect`` where nobody waits for it any more; what has not begun then never does."""
+        answer = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(_gone(request))
         try:
             async with asyncio.timeout(self.settings.timeout):

@@ -156,12 +156,15 @@ class Batcher:
             if not batch:
                 continue
             self.metrics.batch_size.observe(len(batch))
-            watchdog = loop.call_later(self.hangs_after, worker.kill)
             try:
                 images, arguments = [item.pixels for item in batch], [item.argument for item in batch]
                 pixels = images if batch[0].call == ENCODED else np.stack(images)
-                with self.metrics.network_seconds.time():
-                    rows = await loop.run_in_executor(self._threads, worker, batch[0].call, pixels, arguments)
+                watchdog = loop.call_later(self.hangs_after, worker.kill)
+                try:
+                    with self.metrics.network_seconds.time():
+                        rows = await loop.run_in_executor(self._threads, worker, batch[0].call, pixels, arguments)
+                finally:
+                    watchdog.cancel()  # else, it could kill the process that takes the place of a dead one
             except Died as death:
                 log.warning("a worker died (%s); %s", death, self._after_death(batch))
                 await self._restart(worker)
@@ -175,8 +178,6 @@ class Batcher:
                         item.answer.set_exception(row)
                     else:
                         item.answer.set_result(row)
-            finally:
-                watchdog.cancel()
 
     def _after_death(self, batch: Sequence[_Item]) -> str:
         """What becomes of the batch, for the log."""
@@ -210,7 +211,7 @@ class Batcher:
                 if facts != self._facts:
                     await asyncio.get_running_loop().run_in_executor(self._threads, worker.stop)
                     raise _replaced()
-            except ServeError as error:
+            except (ServeError, OSError) as error:  # no memory or files are left to start one, for now
                 log.error("a worker cannot be started again: %s", error)
                 if isinstance(error, Replaced):
                     self._refuse_all()

@@ -37,17 +37,16 @@ class Door:
             await send(message)
 
         given = dict(scope["headers"]).get(b"authorization", b"")
+        app = self.app
         if self.wanted and scope["path"] not in OPEN and not hmac.compare_digest(given, self.wanted):
-            refused = error_line(401, "send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-            await refused(scope, receive, answer)
-        else:
-            try:
-                await self.app(scope, receive, answer)
-            finally:  # an error that no handler above knows is answered with 500 outside
-                endpoint = scope.get("endpoint")
-                route = endpoint.__name__ if endpoint else "none"
-                self.metrics.requests.labels(route, str(status)).inc()
-                self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
+            app = error_line(401, "send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        try:
+            await app(scope, receive, answer)
+        finally:  # an error that no handler above knows is answered with 500 outside
+            endpoint = scope.get("endpoint")
+            route = endpoint.__name__ if endpoint else "none"
+            self.metrics.requests.labels(route, str(status)).inc()
+            self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 
 def error_line(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -117,8 +117,10 @@ class InProcess:
             raise ServeError(str(error)) from error
         runtime = network.runtime if isinstance(network, Finder) else network.name
         channels, height, width = self.task.input_shape
-        # As /predict calls it: loads and compiles what first use does.
-        self(PREDICT, np.zeros((1, height, width, channels), np.uint8), [(height, width, 0)])
+        try:  # as /predict calls it: loads and compiles what first use does
+            self(PREDICT, np.zeros((1, height, width, channels), np.uint8), [(height, width, 0)])
+        except Failed as error:
+            raise ServeError(f"the network fails on a black image: {error}") from error
         explains = isinstance(network, Network) and network.about.members == 1
         return Facts(network.about, runtime, explains, network.checksum())
 
@@ -220,7 +222,7 @@ def _work(pipe: Connection, opening: Callable[[], Runner], most_pixels: int | No
     with suppress(EOFError, OSError), quiet():
         try:
             facts = network.start()
-        except (ServeError, Failed) as error:
+        except ServeError as error:
             pipe.send_bytes(json.dumps({"error": str(error)}).encode())
             return
         pipe.send_bytes(json.dumps({**vars(facts), "about": to_json(facts.about)}).encode())
