@@ -168,6 +168,20 @@ def test_transparency_lies_on_white() -> None:
     assert (pixels[np.asarray(palette) == 0] == 255).all()
 
 
+def test_a_transparent_value_of_16_bits_lies_on_white() -> None:
+    """As GDAL marks places without data in a PNG."""
+    deep = np.array([[0, 257, 9000], [0, 300, 65_000]], np.uint16)
+    data = encoded(Image.fromarray(deep), transparency=0)
+    pixels, traits = both(data)
+    np.testing.assert_array_equal(pixels[..., 0], [[255, 1, 35], [255, 1, 253]])
+    assert (traits, read_header(data).peak) == ("gt", 65_000)
+    found = decode(with_bands(data, 1))
+    np.testing.assert_array_equal(found[..., 0], np.where(deep, deep, 65_535) * np.float32(1 / 65_535))
+    np.testing.assert_array_equal(decode(with_bands(data, (1, 1, 1))), pixels)
+    hidden, traits = both(encoded(Image.fromarray(np.full_like(deep, 257)), transparency=257))
+    assert ((hidden == 1).all(), traits) == (True, "gn")
+
+
 def test_palette_cmyk_animation() -> None:
     palette = Image.fromarray(WIDE).quantize(16)
     pixels, traits = both(encoded(palette))

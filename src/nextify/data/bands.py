@@ -230,7 +230,7 @@ def _all_of(image: Image.Image, channels: int) -> Values:
     load(image)
     if channels > 1 or has_further_bands(image):
         return _of_image(image, floats=True)
-    if has_transparency(image):
+    if has_transparency(image) and not image.mode.startswith("I"):
         return np.asarray(Image.fromarray(colours(image)).convert("L"))[..., None]
     is_gray = image.mode.startswith(("I", "L", "1", "F"))
     return _of_image(image if is_gray else image.convert("L"), floats=True)

@@ -117,7 +117,7 @@ def read_header(data: bytes) -> Header:
             width, height = height, width
         further = has_further_bands(image)
         transparent = has_transparency(image) and not further
-        hidden = transparent and _is_hidden(_with_alpha(image))
+        hidden = transparent and _is_hidden(image)
         traits = (
             "g" * (image.mode in _GRAY)
             + "t" * (transparent and not hidden)
@@ -129,7 +129,7 @@ def read_header(data: bytes) -> Header:
         if image.mode == "F":
             raise UnreadableImage("its pixels are floats without a fixed range; store 8 or 16 bits")
         if image.mode.startswith("I"):
-            peak = int(sixteen_bits(image).max())
+            peak = int((unsigned(np.asarray(image)) if transparent else sixteen_bits(image)).max())
         elif deep_colours:  # of which Pillow keeps the upper 8 bits
             peak = 256 * int(np.asarray(image.convert("RGB")).max()) + 255
         else:
@@ -345,7 +345,7 @@ def has_further_bands(image: Image.Image) -> bool:
 def has_transparency(image: Image.Image) -> bool:
     """Whether an image has an alpha channel, or a transparent colour."""
     alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
-    return alpha or ("transparency" in image.info and image.mode in ("1", "L", "P", "RGB"))
+    return alpha or ("transparency" in image.info and image.mode in ("1", "L", "P", "RGB", "I;16"))
 
 
 def load(image: Image.Image) -> None:
@@ -380,17 +380,25 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
+    if image.mode == "RGBA":
+        return image
     # Premultiplied gray has one way out, by way of plain gray.
     return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 
 def _is_hidden(image: Image.Image) -> bool:
-    return image.getchannel("A").getextrema() == (0, 0)
+    """Whether nothing of an image with transparency is visible."""
+    if image.mode == "I;16":
+        return bool((np.asarray(image) == image.info["transparency"]).all())
+    return _with_alpha(image).getchannel("A").getextrema() == (0, 0)
 
 
 def sixteen_bits(image: Image.Image) -> npt.NDArray[np.uint16]:
-    """``(H, W)`` values from 0 (black) to 65,535, of 16 bits that Pillow also gives as 32."""
+    """``(H, W)`` values from 0 (black) to 65,535, of 16 bits that Pillow also gives as 32; white where a PNG's value
+    stands for transparency, unless it is everywhere."""
     values = unsigned(np.asarray(image))
+    if has_transparency(image) and not _is_hidden(image):
+        values[values == image.info["transparency"]] = 65_535
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     return 65_535 - values if white_is_zero else values
 
