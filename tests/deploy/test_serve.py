@@ -428,6 +428,8 @@ def test_openapi_describes_every_route(bundle: Path, client: TestClient) -> None
     routes = {(route.path, method.lower()) for route in app.routes for method in route.methods - {"HEAD"}}
     assert {(path, method) for path, methods in described["paths"].items() for method in methods} == routes
     assert "MODEL" not in json.dumps(described)
+    with TestClient(create_app([InProcess(partial(open_runner, bundle))], Settings(), "VERSION")) as other:
+        assert "/v2/models/VERSION/versions/1/infer" in other.get("/openapi.json").json()["paths"]
 
 
 # The Open Inference Protocol

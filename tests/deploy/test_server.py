@@ -292,6 +292,22 @@ def test_page_states_metrics(classes: tuple[str, ...], tmp_path: Path, browser: 
         page.close()
 
 
+def test_page_lists_every_label(tmp_path: Path, browser: Any) -> None:
+    """Also those beyond the five most probable, which have low thresholds."""
+    bundle = tiny_bundle(tmp_path / "bundle", CLASSES, 24, 0.75, thresholds=(0.0,) * len(CLASSES))
+    (tmp_path / "photo.png").write_bytes(photo(0))
+    with serving(bundle, "--workers", "0") as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("#facts dd")
+        page.set_input_files("#file", tmp_path / "photo.png")
+        page.wait_for_selector("#result:not([hidden])")
+        names = page.locator("#classes .name").all_inner_texts()
+        page.close()
+    expected = next(iter(predict(bundle, [tmp_path / "photo.png"], threads=1)))
+    assert names == [f"{guess.name} ✓" for guess in expected.guesses]
+
+
 def test_page_asks_for_the_token(bundle: Path, browser: Any) -> None:
     with serving(bundle, "--token", "secret", "--workers", "0") as address:
         page = browser.new_page()

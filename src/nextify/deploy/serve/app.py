@@ -85,7 +85,7 @@ class _Server:
         self.page = files("nextify.deploy.serve").joinpath("page.html").read_text("utf-8")
         self.policy = content_policy(self.page)
         described = files("nextify.deploy.serve").joinpath("openapi.json").read_text("utf-8")
-        self.openapi = json.loads(described.replace("MODEL", self.name).replace("VERSION", __version__))
+        self.openapi = json.loads(described.replace("VERSION", __version__).replace("MODEL", self.name))
         model = f"/v2/models/{self.name}"
         paths = self.openapi["paths"]
         paths.update({path.replace(model, f"{model}/versions/1"): paths[path] for path in [*paths] if model in path})
