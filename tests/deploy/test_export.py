@@ -185,7 +185,9 @@ def test_a_mirrored_recipe_is_exported_mirrored(tmp_path: Path, digits: Images) 
     agrees(export(source, "torch", tmp_path / "file"), source, digits)
 
 
-def test_predict_takes_an_export(bundle: Path, done: Export, tmp_path: Path, capsys: Captured) -> None:
+def test_predict_takes_an_export(
+    bundle: Path, done: Export, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = tmp_path / "x.png"
     Image.fromarray(noise(1, 40, 30)).save(image)
     (ours,), (found,) = predict(bundle, image), nextify.predict(done.path, image)
@@ -193,6 +195,10 @@ def test_predict_takes_an_export(bundle: Path, done: Export, tmp_path: Path, cap
     assert [g.probability for g in found.guesses] == pytest.approx([g.probability for g in ours.guesses], rel=1e-3)
     assert main(["predict", str(done.path), str(image), "--top", "1"]) == 0
     assert ours.guesses[0].label in capsys.readouterr().out
+    monkeypatch.setenv("HOME", str(done.path.parent))
+    assert nextify.predict(f"~/{done.path.name}", image) == [found]
+    assert main(["predict", str(done.path / "model.pt2"), str(image)]) == 2
+    assert "give the whole folder that nextify export wrote" in capsys.readouterr().err
 
 
 def test_the_command_says_what_it_found(bundle: Path, tmp_path: Path, capsys: Captured) -> None:

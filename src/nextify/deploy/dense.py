@@ -165,7 +165,7 @@ def open_finder(
     check_device(device)
     if multi_scale:
         raise ExportError("exported files take images of one size: leave --multi-scale out, or give the bundle")
-    folder = Path(path)
+    folder = Path(path).expanduser()
     content, exported = read_export(folder)
     about, run = dense_from_json(content, folder / JSON_FILE), start(folder / exported.file, exported, threads)
     names = ("least_score", "suppression_iou") if about.task == "detection" else ()

@@ -108,7 +108,7 @@ class Exported:
 
 def is_export(path: str | Path) -> bool:
     """Whether a folder was written by ``nextify export``."""
-    file = Path(path) / JSON_FILE
+    file = Path(path).expanduser() / JSON_FILE
     return file.is_file() and "export" in read_json(file)
 
 
@@ -137,7 +137,7 @@ def open_runner(
     if not is_export(path):
         return Network(path, device=usable_device(device), threads=threads, kernels=kernels, class_order=class_order)
     check_device(device)
-    return ExportedRunner(Path(path), threads, class_order)
+    return ExportedRunner(Path(path).expanduser(), threads, class_order)
 
 
 def check_device(device: str) -> None:

@@ -43,6 +43,9 @@ _AVERAGED_KEYS = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_st
 _STATE_KEYS = (*_AVERAGED_KEYS, "model", "state_dict", "model_state_dict")
 """Where trainers put the weights. A file's averaged weights are what its authors evaluate, so they come first."""
 
+_RUNTIMES = (".onnx", ".xml", ".pt2", ".pte")
+"""Extensions of the model files of ``nextify export``."""
+
 
 class UnsafeFile(WeightsError):
     """A pickle that would run code; it was not run."""
@@ -119,6 +122,11 @@ def _refuse_other_kinds(path: Path, kind: str) -> None:
         raise WeightsError(f"{path} is a Git LFS pointer, not {kind}; fetch the file itself with git lfs pull")
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise WeightsError(f"{path} is a web page (HTML), not {kind}; download the file itself, not its page")
+    if path.suffix in _RUNTIMES:
+        raise WeightsError(
+            f"{path} is a model for another runtime, not {kind}; give the whole folder that nextify export wrote, or "
+            f"the bundle"
+        )
     with contextlib.suppress(UnicodeDecodeError):
         if "\0" not in codecs.getincrementaldecoder("utf-8")().decode(start):
             raise WeightsError(f"{path} is a text file, not {kind}; give the file with the weights")
