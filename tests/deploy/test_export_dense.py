@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from nextify.networks.zoo import find_design
 from nextify.weights import WeightsError, save_bundle
 from nextify.weights.bundle import DenseAbout
 from tests.deploy.test_export import installed
+from tests.helpers import noise
 
 CANVAS = (64, 96)
 TINY = find_design("convnext_atto").with_(depths=(1, 1, 1, 1), widths=(16, 24, 32, 48))
@@ -69,6 +71,26 @@ def test_a_file_finds_what_the_bundle_finds(head: str, to: Format, tmp_path: Pat
     torch.testing.assert_close(scores[place, label][kept], expected.scores, rtol=0, atol=1e-4)
     same = (boxes[place][kept] - expected.boxes).abs().amax(1) < 0.05
     assert same.float().mean() > 0.95  # scores that are nearly alike may change places
+
+
+@pytest.mark.parametrize("head", ["fcos", "retinanet"])
+def test_candidates_are_limited_as_in_the_bundle(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On each level: of an undertrained network they are so many that suppressing them would take minutes."""
+    source = DenseSource.of(bundle_of(tmp_path, head))
+    network: Any = source.outputs.network
+    assert network.head.net.topk_candidates == dense.CANDIDATES
+    monkeypatch.setattr(dense, "CANDIDATES", 20)
+    network.head.net.topk_candidates = 20
+    image = torch.from_numpy(source.input(noise(0, *CANVAS)))[None]
+    with torch.no_grad():
+        (expected,), places = network(image), source.outputs(image)[0]
+    levels = dense._levels(source.about)
+    assert sum(levels) == len(places)
+    assert (places[: levels[0], 4:] > 0.05).sum() > 100
+    found = dense._found(places, CANVAS, levels, 0.05, network.head.net.nms_thresh)
+    torch.testing.assert_close(found.scores, expected.scores)
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-3)
+    assert found.labels.tolist() == expected.labels.tolist()
 
 
 def test_the_command_says_what_was_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

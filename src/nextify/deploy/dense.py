@@ -7,6 +7,8 @@ as shares of the canvas's sides, and a score for each class (docs/dense.md).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 
 FORMATS: tuple[Format, ...] = ("onnx", "openvino", "torch")
 BATCHES = (1, 2, 7)
+CANDIDATES = 1000
+"""Of a level, before overlapping boxes are suppressed: torchvision's ``topk_candidates``."""
 
 
 class Outputs(nn.Module):
@@ -174,22 +178,40 @@ def open_finder(
     except (KeyError, TypeError, ValueError):
         raise ExportError(f"{folder / JSON_FILE} has no {' and '.join(names)}: export again") from None
 
+    levels = _levels(about) if limits else []
+
     def model(images: Tensor) -> Tensor | list[Found]:
         outputs = torch.from_numpy(run(np.ascontiguousarray(images.numpy())))
-        return [_found(one, about.canvas, *limits) for one in outputs] if limits else outputs
+        return [_found(one, about.canvas, levels, *limits) for one in outputs] if limits else outputs
 
     files = files_checksum(content)
     return Finder(model, about, name=finder.title(about), runtime=exported.name, files=files)
 
 
-def _found(places: Tensor, canvas: tuple[int, int], least_score: float, suppression_iou: float) -> Found:
-    """What a detector finds, of one image's ``places (A, 4 + K)``."""
+def _levels(about: DenseAbout) -> list[int]:
+    """How many places each level of a detector's pyramid has."""
+    with torch.device("meta"):
+        head: Any = DenseNetwork(about.design, about.num_classes, about.canvas).head
+    cells = [math.prod(-(-side // stride) for side in about.canvas) for stride in head.neck.strides]
+    return [a * b for a, b in zip(cells, head.net.anchor_generator.num_anchors_per_location(), strict=True)]
+
+
+def _found(
+    places: Tensor, canvas: tuple[int, int], levels: Sequence[int], least_score: float, suppression_iou: float
+) -> Found:
+    """What a detector finds, of one image's ``places (A, 4 + K)``, the places of all ``levels``: as torchvision finds
+    it, of each level's most confident candidates."""
     from torchvision.ops import batched_nms
 
     from nextify.networks.dense.detection import Found
 
-    boxes, scores = places[:, :4] * places.new_tensor([canvas[1], canvas[0]] * 2), places[:, 4:]
-    place, label = (scores > least_score).nonzero(as_tuple=True)
-    boxes, scores = boxes[place], scores[place, label]
+    parts = []
+    for level in torch.split(places, [*levels]):
+        scores = level[:, 4:]
+        place, label = (scores > least_score).nonzero(as_tuple=True)
+        score, best = scores[place, label].topk(min(CANDIDATES, len(place)))
+        parts.append((level[place[best], :4], score, label[best]))
+    boxes, scores, label = map(torch.cat, zip(*parts, strict=True))
+    boxes = boxes * places.new_tensor([canvas[1], canvas[0]] * 2)
     kept = batched_nms(boxes, scores, label, suppression_iou)[:MOST_BOXES]
     return Found(boxes[kept], scores[kept], label[kept])
