@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.attribution import Results, notes, page
-from nextify.study.attribution import Subset, legal, prefixes
+from nextify.study.attribution import Subset, faith_shap, free_pairs, legal, mirrored, prefixes
 from nextify.study.every_subset import TOGETHER, EverySubset
 from nextify.study.plan import make_plan
 from nextify.study.results import StudyData
@@ -77,6 +78,24 @@ def test_values_of_a_game_with_one_pair_are_exact():
     assert "too narrow" not in said
     assert "Opposite sign to the paper's: Depthwise conv, Increase width" in said
     assert "all 2,880 subsets" in page(results)
+
+
+def test_interactions_are_those_that_many_pairs_of_orders_come_to():
+    made, rng = planned(), np.random.default_rng(0)
+    names, three = made.names, {"patchify", "width", "gelu"}  # which only bring something all together
+    met = Counter()
+    for _ in range(4000):
+        order = legal([names[i] for i in rng.permutation(len(names))])
+        met.update(s for each in (order, mirrored(order)) for s in (Subset(), *prefixes(each), Subset(each)))
+    columns, weight = faith_shap(np.array([[name in s for name in names] for s in met], float), free_pairs(names))
+    weight *= [*met.values()]
+    values = np.array([10.0 * (three <= s) for s in met])
+    expected = np.linalg.solve(columns.T @ (weight[:, None] * columns), columns.T @ (weight * values))[1 + len(names) :]
+    found = made.attribution({(s, seed): 10.0 * (three <= s) for s, seed in runs(made)}).interactions
+    means = {(i.first, i.second): i.mean for i in found}
+    pairs = [(names[i], names[j]) for i, j in free_pairs(names)]
+    assert [means[pair] for pair in pairs] == pytest.approx(expected.tolist(), abs=0.15)
+    assert means["patchify", "width"] == pytest.approx(5.0, abs=0.5)  # Faith-Shap's, if no order were against the rule
 
 
 def exact(made, pairwise):

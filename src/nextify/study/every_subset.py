@@ -152,24 +152,31 @@ class EverySubset(Attributed):
     @cached_property
     def _shares(self) -> list[dict[int, float]]:
         """For each decision, the share of all orders in which it comes right after each subset."""
-        count = len(self.names)
-        met = set(self.numbers)
-        ways = {0: 1}  # orders of a subset's own decisions
-        for n in self.numbers[1:]:
-            ways[n] = sum(ways[n ^ 1 << i] for i in range(count) if n >> i & 1 and n ^ 1 << i in met)
-        left = {(1 << count) - 1: 1}  # orders of the decisions that it lacks
-        for n in reversed(self.numbers[:-1]):
-            left[n] = sum(left[n | 1 << i] for i in range(count) if not n >> i & 1 and n | 1 << i in met)
+        (ways, left), met = self._orders_of, set(self.numbers)
         return [
             {n: ways[n] * left[n | 1 << i] / left[0] for n in self.numbers if not n >> i & 1 and n | 1 << i in met}
-            for i in range(count)
+            for i in range(len(self.names))
         ]
 
+    @cached_property
+    def _orders_of(self) -> tuple[dict[int, int], dict[int, int]]:
+        """By subset: the orders of its own decisions, and those of the decisions that it lacks."""
+        count, met = len(self.names), set(self.numbers)
+        ways = {0: 1}
+        for n in self.numbers[1:]:
+            ways[n] = sum(ways[n ^ 1 << i] for i in range(count) if n >> i & 1 and n ^ 1 << i in met)
+        left = {(1 << count) - 1: 1}
+        for n in reversed(self.numbers[:-1]):
+            left[n] = sum(left[n | 1 << i] for i in range(count) if not n >> i & 1 and n | 1 << i in met)
+        return ways, left
+
     def _pairs_of_decisions(self, runs: "_Runs") -> tuple[Interaction, ...]:
-        """As ``Attributed`` fits them, to the means of all subsets."""
+        """As ``Attributed`` fits them, to the means of all subsets, each with the share of the orders that meet it."""
         count, both = len(self.names), free_pairs(self.names)
         taken = np.array([[number >> i & 1 for i in range(count)] for number in self.numbers], float)
         columns, weight = faith_shap(taken, both)
+        ways, left = self._orders_of
+        weight *= np.array([ways[number] * left[number] / left[0] for number in self.numbers])
         fitted = np.linalg.solve(columns.T @ (weight[:, None] * columns), columns.T * weight)[1 + count :]
         found = []
         for (i, j), weights in zip(both, fitted, strict=True):
