@@ -283,6 +283,23 @@ def test_what_is_finished_beyond_a_gap_counts(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "attribution.json").read_text())["attribution"]["pairs"] == 7
 
 
+def test_where_every_run_fails_the_command_ends(tmp_path, monkeypatch, capsys):
+    class Failing(Here):
+        def run(self, jobs, on_event):
+            self.broken = [job.key for job in jobs]
+            super().run(jobs, on_event)
+
+    engine = Failing()
+    monkeypatch.setattr(cli_attribution, "chosen_engine", lambda *given: engine)
+    monkeypatch.setattr(Attributing, "probe", lambda self, engine: StudyEstimate(1.0, {}, {}))
+    assert main(["attribute", "--ends", "0", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "failed, it diverged" in said.out
+    assert "no pair of orders is complete yet" in said.out
+    assert said.err == ""
+    assert len(engine.trained) < 30  # one pair, and no other after it
+
+
 @pytest.mark.slow
 def test_the_command_trains_reports_and_goes_on(tmp_path, monkeypatch, capsys):
     server()

@@ -60,7 +60,8 @@ def run_attribution(options: Options) -> int:
                     with StudyProgress(console, found, estimate) as progress:
                         found.run(engine, progress.on_event)
                     left = 3600 * options.hours - (time.monotonic() - began)
-                    fit = min(TOGETHER, int(left / found.seconds_of_a_pair()))
+                    each_takes = found.seconds_of_a_pair()  # 0 where every run has failed
+                    fit = min(TOGETHER, int(left / each_takes)) if each_takes else 0
                     _pass_over_finished(found, most)
                     plan.extend(min(plan.pairs + max(0, fit - 1), most))
                     estimate = found.estimate_from_known()
