@@ -196,6 +196,16 @@ def test_runs_are_filtered_and_sorted(tmp_path: Path, capsys: Captured) -> None:
     assert listed(capsys, str(tmp_path), "--where", "state=running") == []
 
 
+def test_the_best_pre_training_has_the_lowest_error(tmp_path: Path, capsys: Captured) -> None:
+    for name, error in (("a", 0.8), ("b", 0.5), ("c", 0.6)):
+        figures = {"curve": [{"epoch": 1, "test_masked_error": error}], "masked_error": error}
+        a_run(tmp_path / name, 30, changed(data={"task": "masked"}), **figures)
+    a_run(tmp_path / "d", 10)
+    assert [Path(run["folder"]).name for run in listed(capsys, str(tmp_path), "--sort", "result")] == [*"dbca"]
+    assert main(["runs", "diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert ["masked", "error", "0.80", "0.50", "−0.30"] in map(str.split, capsys.readouterr().out.splitlines())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -15,7 +15,7 @@ from nextify.report.text import ABSENT, duration, percent, signed
 from nextify.study.run_differences import Difference, RunDifferences, diff_runs
 from nextify.study.runs import FILTERS, Run, RunError, Sort, runs
 from nextify.system.text import printable
-from nextify.tasks.metric_specs import TITLES
+from nextify.tasks.metric_specs import SPECS, TITLES
 
 HEADER = ("run", "data", "recipe", "result", "time", "state")
 FOLLOWED = "changed by the fit as a result"
@@ -137,8 +137,10 @@ def _print_differences(found: RunDifferences) -> None:
     print()
     rows = []
     if found.change is not None:
-        change = f"{signed(found.change)} points"
-        rows.append((TITLES.get(a.metric, a.metric), f"{percent(a.value)} %", f"{percent(b.value)} %", change))
+        spec = SPECS.get(a.metric)
+        unit, points = ("", "") if spec is not None and not spec.unit else (" %", " points")
+        values = (f"{percent(one.value)}{unit}" for one in (a, b))
+        rows.append((TITLES.get(a.metric, a.metric), *values, f"{signed(found.change)}{points}"))
     if a.seconds and b.seconds:
         rows.append(
             ("time", duration(a.seconds), duration(b.seconds), f"{signed(100 * (b.seconds / a.seconds - 1), 0)} %")

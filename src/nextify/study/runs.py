@@ -21,6 +21,7 @@ from nextify.study.results import Json, StudyResults
 from nextify.study.statistics import confidence_interval
 from nextify.system.files import FOREIGN_JSON, JSON_FILE, check_regular, followed, parse_json
 from nextify.system.text import plural, valid_unicode
+from nextify.tasks.metric_specs import SPECS
 
 Kind = Literal["training", "study", "comparison", "folds", "search", "attribution"]
 State = Literal["finished", "running", "stopped", "broken"]
@@ -114,7 +115,10 @@ def runs(
 
 def _key(run: Run, sort: Sort) -> Any:
     if sort == "result":
-        return math.inf if run.value is None else -run.value
+        if run.value is None:
+            return math.inf
+        spec = SPECS.get(run.metric)
+        return -run.value if spec is None or spec.higher_is_better else run.value
     if sort == "time":
         return math.inf if run.seconds is None else run.seconds
     return str(getattr(run, sort))

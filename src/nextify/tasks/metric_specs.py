@@ -42,7 +42,8 @@ MASKS = (MetricSpec("mask_ap", "mask AP", "%"), MetricSpec("mask_ap50", "mask AP
 REGIONS = (MetricSpec("miou", "mIoU", "%"), MetricSpec("pixel_accuracy", "pixel accuracy", "%"))
 MASKED_ERROR = MetricSpec("masked_error", "masked error", "", higher_is_better=False)
 
-TITLES = {spec.key: spec.title for spec in (*ACCURACY, *LABELS, *BOXES, *MASKS, *REGIONS, MASKED_ERROR)}
+SPECS = {spec.key: spec for spec in (*ACCURACY, *LABELS, *BOXES, *MASKS, *REGIONS, MASKED_ERROR)}
+TITLES = {key: spec.title for key, spec in SPECS.items()}
 
 
 def summary(specs: Sequence[MetricSpec], values: Mapping[str, float]) -> str:
