@@ -19,7 +19,7 @@ from nextify.data import open_images
 from nextify.evaluation.evaluate import evaluate
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import STEP_NAMES, roadmap
-from nextify.study.engine import Event, Job, Stopped, run_job
+from nextify.study.engine import Engine, Event, Failed, Job, Stopped, run_job
 from nextify.study.plan import PlanError, make_plan
 from nextify.study.store import Store
 from nextify.system.files import UnusableFolder
@@ -334,6 +334,21 @@ def test_a_disk_without_room_for_a_training_is_named_once_with_one_remedy(digits
     assert isinstance(stopped, Stopped)
     assert stopped.error.startswith(f"{tmp_path} has room for 1,000 bytes, but ")
     assert stopped.error.endswith(": free some space, or choose another --out; finished trials are kept")
+
+
+def test_where_no_network_can_be_probed_the_reason_is_one_line(tmp_path, monkeypatch, capsys):
+    class Unable(Engine):
+        def close(self):
+            pass
+
+        def run(self, jobs, on_event):
+            for job in jobs:
+                on_event(Failed(job.key, "CUDA out of memory"))
+
+    monkeypatch.setattr("nextify.cli.study.chosen_engine", lambda *given: Unable(Runtime(), 1))
+    assert main(["roadmap", "--steps", "baseline", "gelu", "--seeds", "1", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said == "nextify: none of 2 networks can take a step of training: CUDA out of memory"
 
 
 def no_images(root: Path) -> None:

@@ -15,13 +15,14 @@ from nextify.data.dense.annotations import DenseImages
 from nextify.data.images import check_images
 from nextify.evaluation.evaluate import evaluate
 from nextify.study.conclusions import study_conclusions, study_results, trial_result
-from nextify.study.engine import Done, Engine, Event, Failed, Job, Probed, Stopped
+from nextify.study.engine import Done, Engine, EngineError, Event, Failed, Job, Probed, Stopped
 from nextify.study.looks import more_seeds
 from nextify.study.plan import Plan, PlannedTrial
 from nextify.study.results import StudyResults, TrialResult
 from nextify.study.statistics import StepStatistics
 from nextify.study.store import Store
 from nextify.system.environment import Environment, cores, describe
+from nextify.system.text import plural
 from nextify.tasks.metric_specs import MetricSpec
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.probe import Speed
@@ -89,16 +90,22 @@ class Trainings:
         return [f"{said} as they are, and the networks are trained again"] if earlier else []
 
     def estimate(self, engine: Engine, on_probe: Callable[[str], None] = lambda step: None) -> StudyEstimate:
-        """Measure a few steps of each network that is still to be trained, side by side as it will run."""
+        """Measure a few steps of each network that is still to be trained, side by side as it will run. Raises
+        ``EngineError`` where that fails with all of them."""
         first = {planned.step: planned for planned in reversed(self.open_trials)}
         measured: dict[str, Speed] = {}
+        failed: list[str] = []
 
         def on_event(event: Event) -> None:
             if isinstance(event, Probed):
                 measured[event.key] = event.speed
                 on_probe(event.key)
+            elif isinstance(event, Failed):
+                failed.append(event.error)
 
         engine.run([replace(self.job(p), key=step, folder=None) for step, p in first.items()], on_event)
+        if failed and not measured:
+            raise EngineError(f"none of {plural(len(first), 'network')} can take a step of training: {failed[0]}")
         probed = [planned for planned in self.open_trials if planned.step in measured]
         trial_seconds = {p.folder: measured[p.step].seconds for p in probed}
         speed = {p.step: p.trial.recipe.batch_size / measured[p.step].step_seconds for p in probed}
