@@ -310,6 +310,16 @@ def test_measured_accuracies_go_before_published_ones() -> None:
     assert recommend(results_of(unknown, "macs<9k")) == said
 
 
+def test_an_accuracy_at_another_shape_goes_with_no_cost() -> None:
+    found = results_of(ROWS, "latency<50ms", {"resnet50": 91.0, "convnext_tiny": 88.0})
+    assert found.accuracy is not None
+    oblong, square = found.accuracy.rows
+    rows = replace(oblong, how="evaluated", image_size=0), square
+    found = replace(found, accuracy=replace(found.accuracy, rows=rows))
+    assert [(row.model, value) for row, value in found.candidates()] == [("convnext_tiny", 88.0)]
+    assert "take convnext_tiny" in str(recommend(found))
+
+
 def test_the_nearest_is_the_one_whose_worst_limit_is_broken_least() -> None:
     rows: list[dict[str, Any]] = [
         {"model": "a", "latency_ms_p50": 5.0, "parameters": 30_000_000},
