@@ -24,7 +24,7 @@ from nextify.data import DataError, Images, ImageSet, TestBatches, finish, open_
 from nextify.data.batches import divided
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
-from nextify.data.preflight import preflight, read_split
+from nextify.data.preflight import preflight, read_split, split_csv
 from nextify.deploy.runners import predict
 from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.pictures import curves_picture
@@ -409,6 +409,26 @@ def test_fine_tuning_on_the_same_classes_keeps_the_head(trained: Path, digits: I
     trainer = Trainer(prepared.trial, digits, ONE_THREAD, prepared.start)
     state = bundle_state(trained)
     assert all(torch.equal(tensor, state[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_weights_that_know_the_test_images_are_named(trained: Path, shapes: Path, tmp_path: Path) -> None:
+    images, whole = open_images(str(shapes)), load_bundle(trained)
+    start = save_bundle(tmp_path / "bundle", whole.state, whole.about)
+
+    def said(images: Images) -> list[str]:
+        notes = prepare(Request("convnext_atto", weights=str(start), epochs=1), images).notes
+        return [note for note in notes if "too good" in note]
+
+    (tmp_path / "split.csv").write_text(split_csv(images))
+    assert said(images) == []  # tested on then as now
+    tests = len(images.test)
+    fold = replace(images, test=images.train.selected(np.arange(tests)))
+    assert said(fold) == [
+        f"{start} was trained on {tests} of the {tests} images that are tested on, so the result will be too good: "
+        "start from weights that do not know them"
+    ]
+    namesakes = replace(fold, test=ImageSet(fold.test.labels, fold.test.store, fold.test.names))
+    assert said(namesakes) == []
 
 
 def test_the_weights_decide_the_trial(trained: Path, digits: Images, tmp_path: Path) -> None:

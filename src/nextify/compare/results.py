@@ -65,9 +65,7 @@ class Results:
         evaluated, otherwise the paper's at 224² and 384²."""
         if self.accuracy:
             size = self.accuracy.image_size
-            measured = {
-                (r.model, size if r.image_size is None else r.image_size): r.mean for r in self.accuracy.rows
-            }
+            measured = {(r.model, size if r.image_size is None else r.image_size): r.mean for r in self.accuracy.rows}
             found = [(row, measured.get((row.model, row.image_size))) for row in self.rows]
         else:
             found = [(r, self.model(r.model).printed(r.image_size, "top1", "top1_384")) for r in self.rows]

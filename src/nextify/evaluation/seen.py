@@ -22,18 +22,31 @@ def trained_on(bundle: str | Path, sets: Sequence[ImageSet] | Sequence[DenseSet]
     return [f"{split_file} lists {among:,} of these {sum(map(len, sets)):,} images as trained on, {then}"]
 
 
-def seen_in_training(bundle: str | Path, sets: Sequence[ImageSet] | Sequence[DenseSet]) -> int:
+def known_to_start(weights: str, tests: ImageSet | DenseSet) -> list[str]:
+    """A sentence where a training that starts from ``weights`` would be tested on images that they were trained on, as
+    far as their files tell: other images may have the same names."""
+    if not (among := seen_in_training(weights, [tests], by_names=False)):
+        return []
+    return [
+        f"{weights} was trained on {among:,} of the {len(tests):,} images that are tested on, so the result will be "
+        f"too good: start from weights that do not know them"
+    ]
+
+
+def seen_in_training(bundle: str | Path, sets: Sequence[ImageSet] | Sequence[DenseSet], by_names: bool = True) -> int:
     """How many images are among those that split.csv, beside the bundle of a training, lists as trained or calibrated
     on, and never as tested on; 0 where there is none.
 
-    Images are the same if their files are; without digests (of earlier versions, or of embedded images), if their names
-    are."""
+    Images are the same if their files are; without digests (of earlier versions, or of embedded images) and with
+    ``by_names``, if their names are."""
     place = located(bundle)
     if not place.exists():  # such as hf:owner/name
         return 0
     parts = read_split(place.parent)
     rows = [row for own in parts.values() for row in own]
     by_digest = all(row.digest for row in rows) and all(images.digests is not None for images in sets)
+    if not by_digest and not by_names:
+        return 0
 
     def known(row: SplitRow) -> str:
         return row.digest if by_digest else row.path

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from nextify.data import Images
 from nextify.data.dense.annotations import DenseImages
+from nextify.evaluation.seen import known_to_start
 from nextify.fitting.scale import scale
 from nextify.paper.recipe import Recipe
-from nextify.tasks.metric_specs import MASKED_ERROR
-from nextify.training.prepare_masked import MANY_IMAGES
+from nextify.training.prepare_masked import MANY_IMAGES, learned_without_labels
 from nextify.training.request import Request, RequestError, named_recipe
 from nextify.weights import About, WeightsError, find, is_bundle
 from nextify.weights.class_names import in_order, is_word
@@ -34,8 +34,7 @@ OF_COLOURS = ("rand_augment", "color_jitter", "light")
 def classifier_recipe(request: Request, images: Images, about: About | None, notes: list[str]) -> tuple[str, Recipe]:
     """The request's recipe and its name, or the one for so many images and such weights."""
     small = len(images.train) < MANY_IMAGES
-    masked = about is not None and any(metric.name == MASKED_ERROR.key for metric in about.metrics)
-    if masked and len(images.train) < FEW_IMAGES:
+    if about is not None and learned_without_labels(about) and len(images.train) < FEW_IMAGES:
         usual = "few_labels"
     elif request.weights is not None:
         usual = "finetune_small" if small else "convnext_finetune_in22k"
@@ -59,6 +58,8 @@ def classifier_start(
         raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
     notes.append(f"starts from {request.weights}, licence {about.licence}")
     notes += found.notes
+    if not learned_without_labels(about):
+        notes += known_to_start(request.weights, images.test)
     state = dict(found.bundle.state)
     if isinstance(images.bands, int):
         state = adapt(state, None, images.channels, notes)

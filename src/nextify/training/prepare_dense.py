@@ -10,10 +10,12 @@ from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import MULTIPLE, canvas_of
 from nextify.data.errors import DataError
 from nextify.data.preflight import check_numbers
+from nextify.evaluation.seen import known_to_start
 from nextify.networks.dense.design import DenseDesign, Head, chosen_head, fitted_head
 from nextify.paper.design import Design, DesignError
 from nextify.paper.recipe import DENSE_RECIPES, Recipe
 from nextify.system.text import plural
+from nextify.training.prepare_masked import learned_without_labels
 from nextify.training.request import Request, RequestError, named_recipe
 from nextify.weights import About, Preprocessing, WeightsError, find
 from nextify.weights.bundle import DenseAbout, load_dense, stated
@@ -105,6 +107,8 @@ def dense_start(
     if request.class_order is not None:
         raise RequestError("--class-order is for classifiers: leave it out")
     known = stated(request.weights)
+    if not (isinstance(known, About) and learned_without_labels(known)):
+        notes += known_to_start(request.weights, images.test)
     if isinstance(known, DenseAbout):
         bundle = load_dense(request.weights)
         backbone = known.design.backbone

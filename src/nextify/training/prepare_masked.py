@@ -8,6 +8,7 @@ from torch import Tensor
 from nextify.data import Images
 from nextify.data.images import check_pictures
 from nextify.paper.recipe import RECIPES, Recipe
+from nextify.tasks.metric_specs import MASKED_ERROR
 from nextify.training.request import Request, RequestError, named_recipe
 from nextify.weights import About, WeightsError, is_bundle
 from nextify.weights.autoencoder import find_autoencoder
@@ -31,6 +32,11 @@ def check_masked_recipe(recipe: Recipe) -> None:
     plain = RECIPES["fcmae"]
     if asked := [name for name in OF_LABELS if getattr(recipe, name) != getattr(plain, name)]:
         raise RequestError(f"pre-training has no {asked[0]}: leave it out")
+
+
+def learned_without_labels(about: About) -> bool:
+    """Whether weights are those of a pre-training of ours."""
+    return any(metric.name == MASKED_ERROR.key for metric in about.metrics)
 
 
 def masked_start(request: Request, notes: list[str]) -> tuple[About | None, Mapping[str, Tensor] | None]:
