@@ -22,13 +22,13 @@ def trained_on(bundle: str | Path, sets: Sequence[ImageSet] | Sequence[DenseSet]
     return [f"{split_file} lists {among:,} of these {sum(map(len, sets)):,} images as trained on, {then}"]
 
 
-def known_to_start(weights: str, tests: ImageSet | DenseSet) -> list[str]:
+def known_to_start(weights: str, tests: Sequence[ImageSet] | Sequence[DenseSet]) -> list[str]:
     """A sentence where a training that starts from ``weights`` would be tested on images that they were trained on, as
     far as their files tell: other images may have the same names."""
-    if not (among := seen_in_training(weights, [tests], by_names=False)):
+    if not (among := seen_in_training(weights, tests, by_names=False)):
         return []
     return [
-        f"{weights} was trained on {among:,} of the {len(tests):,} images that are tested on, so the result will be "
+        f"{weights} was trained on {among:,} of the {sum(map(len, tests)):,} images that are tested on, so the result will be "
         f"too good: start from weights that do not know them"
     ]
 

@@ -59,7 +59,7 @@ def classifier_start(
     notes.append(f"starts from {request.weights}, licence {about.licence}")
     notes += found.notes
     if not learned_without_labels(about):
-        notes += known_to_start(request.weights, images.test)
+        notes += known_to_start(request.weights, [images.test])
     state = dict(found.bundle.state)
     if isinstance(images.bands, int):
         state = adapt(state, None, images.channels, notes)

@@ -108,7 +108,7 @@ def dense_start(
         raise RequestError("--class-order is for classifiers: leave it out")
     known = stated(request.weights)
     if not (isinstance(known, About) and learned_without_labels(known)):
-        notes += known_to_start(request.weights, images.test)
+        notes += known_to_start(request.weights, [images.test])
     if isinstance(known, DenseAbout):
         bundle = load_dense(request.weights)
         backbone = known.design.backbone
