@@ -28,8 +28,8 @@ def known_to_start(weights: str, tests: Sequence[ImageSet] | Sequence[DenseSet])
     if not (among := seen_in_training(weights, tests, by_names=False)):
         return []
     return [
-        f"{weights} was trained on {among:,} of the {sum(map(len, tests)):,} images that are tested on, so the result will be "
-        f"too good: start from weights that do not know them"
+        f"{weights} was trained on {among:,} of the {sum(map(len, tests)):,} images that are tested on, so the result "
+        f"will be too good: start from weights that do not know them"
     ]
 
 
