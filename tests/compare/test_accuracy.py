@@ -215,6 +215,18 @@ def test_all_share_one_recipe_and_the_seeds(images: Images) -> None:
         make_plan(entries, images, image_size=16, seeds=0, epochs=1)
 
 
+def test_networks_that_averaging_harms_are_named(images: Images) -> None:
+    def said(recipe: str, *names: str) -> list[str]:
+        notes = make_plan(find_all(names), images, image_size=16, seeds=1, epochs=100, recipe=recipe).notes
+        return [note for note in notes if "batch norm" in note]
+
+    names = "resnet50@tiny", "vit@tiny", "timm:test_resnet", "convnext_tiny@tiny"
+    assert said("convnext", *names) == []
+    assert said("scratch_small", *names[1::2]) == []
+    (note,) = said("scratch_small", *names)
+    assert "so resnet50@tiny and test_resnet may be far less accurate" in note
+
+
 def test_epochs_fill_the_minutes_and_a_restart_keeps_them(images: Images, tmp_path: Path) -> None:
     plan = make_plan(find_all(["convnext_tiny@tiny", "vit@tiny"]), images, image_size=16, seeds=3, epochs=10)
     a_batch = plan.recipe.batch_size

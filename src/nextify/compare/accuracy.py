@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nextify.compare.entries import FOREIGN_FAMILIES, is_path, network
 from nextify.compare.ratios import reference
@@ -28,6 +29,7 @@ from nextify.fitting.fit import fit_recipe
 from nextify.networks.foreign import Foreign, build, timm_network
 from nextify.paper.design import RESNET50, Design
 from nextify.paper.recipe import RECIPES, Recipe
+from nextify.report.text import listing
 from nextify.study.conclusions import study_data, values_and_scores
 from nextify.study.plan import PlanError, PlannedTrial
 from nextify.study.results import finite, named
@@ -98,8 +100,20 @@ def make_plan(
     trials = tuple(
         PlannedTrial(step_name(entry), Trial(made, fitted, data, seed)) for seed in numbers for entry, made in trained
     )
-    notes = tuple(f"{recipe} recipe, {change}" for change in changes if trials)
-    return AccuracyPlan(tuple(entries), data, recipe, fitted, trials, evaluated, numbers, notes)
+    notes = [f"{recipe} recipe, {change}" for change in changes if trials]
+    if fitted.ema != "off" and (worse := [entry.model for entry, made in trained if _has_batch_norm(made)]):
+        notes.append(
+            f"{recipe} recipe: averaged weights (ema) do not fit batch norm's running statistics, so {listing(worse)} "
+            f"may be far less accurate than without; --recipe convnext does not average"
+        )
+    return AccuracyPlan(tuple(entries), data, recipe, fitted, trials, evaluated, numbers, tuple(notes))
+
+
+def _has_batch_norm(made: Design | Foreign) -> bool:
+    if isinstance(made, Design):
+        return made.norm == "batch"
+    with torch.device("meta"):
+        return any(isinstance(module, _BatchNorm) for module in build(made, 2).modules())
 
 
 def step_name(entry: Model) -> str:
