@@ -13,6 +13,7 @@ import torch
 import nextify
 from nextify.cli import main
 from nextify.data import Images
+from nextify.paper.recipe import RESNET, SGD
 from nextify.study.folds import FoldsPlan
 from nextify.training.continued import SHARE, Finished
 from nextify.training.loop import TrainingStopped
@@ -105,6 +106,34 @@ def test_settings_stand_above(before: Finished, images: Images) -> None:
     assert (recipe.epochs, recipe.learning_rate, recipe.warmup_epochs) == (3, 0.5, 1.0)
     with pytest.raises(RequestError, match="--continue keeps the design: leave --set norm out"):
         before.prepared(images, 3, {"norm": "batch"})
+
+
+def test_another_optimizer_has_rates_of_its_own(before: Finished, images: Images) -> None:
+    muon = before.about.recipe
+    assert muon is not None
+    prepared = before.prepared(images, 3, {"optimizer": "sgd"})
+    recipe = prepared.trial.recipe
+    assert recipe.optimizer == SGD()
+    assert recipe.learning_rate == pytest.approx(SHARE * RESNET.learning_rate * muon.batch_size / RESNET.batch_size)
+    assert (muon.weight_decay, recipe.weight_decay) == (0.05, RESNET.weight_decay)
+    assert [change.field for change in prepared.changes] == ["weight_decay"]
+    assert "0.1 of the peak of this optimizer" in prepared.notes[0]
+    own = before.prepared(images, 3, {"optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.01})
+    assert (own.trial.recipe.learning_rate, own.trial.recipe.weight_decay, own.changes) == (0.5, 0.01, ())
+
+
+def test_the_parts_of_a_batch_are_kept_where_they_matter(
+    before: Finished, images: Images, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(Prepared, "parts_matter", True)
+    command = ["train", "--continue", str(before.folder), "--epochs", "1", "--dry-run", *MACHINE]
+    assert main([*command, "--accumulation", "2"]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+    assert said == [
+        f"nextify: {before.folder} was trained on whole batches, which change its result and are kept: leave "
+        "--accumulation out"
+    ]
+    assert main([*command, "--accumulation", "1"]) == 0
 
 
 def test_other_images_are_refused(before: Finished, digits: Images) -> None:

@@ -37,7 +37,7 @@ from nextify.training.prepare import Prepared
 from nextify.training.probe import Estimate, measure
 from nextify.training.rate import find_rate
 from nextify.training.reconstructions import RECONSTRUCTIONS
-from nextify.training.request import Request
+from nextify.training.request import Request, RequestError
 from nextify.training.result import Result, finished
 from nextify.training.run import TrainingOutOfMemory
 from nextify.training.train import PREDICTIONS, Source, folder_of, prepare_in, run_prepared, with_fewer_epochs
@@ -127,7 +127,13 @@ def _prepared(
     try:
         with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
             if before is not None:
-                return before.prepared(images, options.epochs or 1, request.above)
+                found = before.prepared(images, options.epochs or 1, request.above)
+                if found.parts_matter and options.machine.accumulation not in (None, found.trial.accumulation):
+                    parts = found.trial.accumulation
+                    kept = f"{parts} micro-batches" if parts > 1 else "whole batches"
+                    raise RequestError(f"{before.folder} was trained on {kept}, which change its result and are kept: "
+                                       f"leave --accumulation out")  # fmt: skip
+                return found
             keep = not options.watching.dry_run
             return prepare_in(out, request, images, runtime, started=cli.STARTED, keep=keep)
     except ValueError:  # a refusal comes after what was found in the data, not instead of it

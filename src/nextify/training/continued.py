@@ -32,6 +32,7 @@ from nextify.training.request import Request, RequestError, check_licence, split
 from nextify.training.result import Result, read_object
 from nextify.training.tracking import check_trackers
 from nextify.training.train import Source, run_prepared
+from nextify.training.trained_recipe import for_chosen_optimizer
 from nextify.training.trial import Data, Trial, runtime
 from nextify.weights import About, Preprocessing, is_bundle, load_bundle
 from nextify.weights.bundle import DenseAbout, chosen_licence, load_dense, stated
@@ -136,16 +137,17 @@ class Finished:
             )
         if isinstance(images, Images):
             check_for(images, above)
-        rate = SHARE * before.learning_rate
+        suited, of_optimizer = for_chosen_optimizer(before, above)
+        rate = SHARE * suited.learning_rate
         restarted: dict[str, Any] = {
             "epochs": epochs,
             "warmup_epochs": 0.0,
             "schedule": "cosine",
             "learning_rate": rate,
-            "min_learning_rate": min(before.min_learning_rate, above.get("learning_rate", rate)),
+            "min_learning_rate": min(suited.min_learning_rate, above.get("learning_rate", rate)),
             "progressive_resizing": "off",
         }
-        recipe = before.with_(**restarted | above)
+        recipe = suited.with_(**restarted | above)
         bundle = self.folder / "bundle"
         dense = isinstance(about, DenseAbout)
         state = load_dense(bundle).state if dense else load_bundle(bundle).state
@@ -161,10 +163,11 @@ class Finished:
         )
         seed = self.asked["seed"] + 1
         start = digest(state)
-        share = recipe.learning_rate / before.learning_rate
+        share = recipe.learning_rate / suited.learning_rate
+        peak = "the previous peak" if suited.learning_rate == before.learning_rate else "the peak of this optimizer"
         notes = (
             f"{plural(epochs, 'more epoch')} from {self.folder}, after {plural(before.epochs, 'epoch')}: a new "
-            f"{recipe.schedule} schedule starts at {recipe.learning_rate:.3g}, {share:.3g} of the previous peak",
+            f"{recipe.schedule} schedule starts at {recipe.learning_rate:.3g}, {share:.3g} of {peak}",
             "the optimizer starts afresh: its state was deleted with the checkpoint when the run finished",
             f"seed {seed}, so images come in a new order with new augmentation",
         )
@@ -178,7 +181,7 @@ class Finished:
             notes=notes,
             trial=Trial(*(design, recipe, data, seed, start), self.asked["frozen_stages"], self.asked["accumulation"]),
             preflight=report,
-            changes=(),
+            changes=tuple(c for c in of_optimizer if c.field == "weight_decay" and recipe.weight_decay == c.after),
         )
 
 
