@@ -16,7 +16,7 @@ import scipy.stats
 import nextify
 from nextify.cli import main
 from nextify.evaluation.metrics import wilson
-from nextify.study.results import StudyResults
+from nextify.study.results import StepResult, StudyResults, TrialResult
 from nextify.study.runs import Run, RunError, runs
 from nextify.study.statistics import corrected_interval, mcnemar
 from nextify.system.files import followed, link_latest
@@ -162,6 +162,15 @@ def test_studies_and_comparisons_are_one_run_each(tmp_path: Path) -> None:
     assert (found["comparison"].value, found["comparison"].low) == (best["top1_mean"], best["top1_low"])
     assert found["begun"].status == "stopped, 1 training run finished"
     assert [run.kind for run in runs(tmp_path / "study" / "trials")] == ["training"]
+
+
+def test_the_interval_of_a_study_stays_within_percent(tmp_path: Path) -> None:
+    trials = [TrialResult("baseline", seed, "finished", {"top1": 40.0 + 20 * seed}) for seed in range(2)]
+    found = StudyResults(rows=(StepResult("baseline", mean=50.0),), trials=trials)
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "results.json").write_text(json.dumps(found.to_dict()))
+    (run,) = runs(tmp_path)
+    assert (run.value, run.low, run.high) == (50.0, 0.0, 100.0)
 
 
 def test_a_search_and_an_attribution_are_no_stopped_studies_and_a_dry_run_is_nothing(tmp_path: Path) -> None:

@@ -304,12 +304,17 @@ def _ledger(folder: Path, kind: Literal["search", "attribution"], unfinished: St
     )
 
 
+def _within_percent(ends: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    """The ends of Student's interval of a percentage, which few seeds make wider than can be."""
+    return (None, None) if ends is None else (max(ends[0], 0.0), min(ends[1], 100.0))
+
+
 def _study(folder: Path, results: StudyResults, unfinished: State) -> Run:
     study, trained = results.study, [row for row in results.rows if row.trained]
     last = next((row for row in reversed(trained) if row.adopted), None)
     figures = [results.main(t) for t in results.trials if last and t.step == last.step]
     values = [figure for figure in figures if figure is not None]
-    low, high = confidence_interval(values) or (None, None)
+    low, high = _within_percent(confidence_interval(values))
     done = sum(trial.status == "finished" for trial in results.trials)
     finished = done == len(results.trials)
     return Run(
@@ -358,6 +363,8 @@ def _comparison(folder: Path, content: Json, unfinished: State) -> Run:
     rows = [row for row in accuracy["rows"] if row.get("top1_mean") is not None] if accuracy else []
     networks = plural(len(content["models"]), "network")
     best: Json = max(rows, key=lambda row: _number(row["top1_mean"]), default={})
+    ends = best.get("top1_low"), best.get("top1_high")
+    low, high = _within_percent(None if None in ends else (_number(ends[0]), _number(ends[1])))
     return Run(
         folder,
         "comparison",
@@ -368,8 +375,8 @@ def _comparison(folder: Path, content: Json, unfinished: State) -> Run:
         recipe=_text(accuracy["recipe_name"]) if accuracy else "",
         metric="top1" if best else "",
         value=best.get("top1_mean"),
-        low=best.get("top1_low"),
-        high=best.get("top1_high"),
+        low=low,
+        high=high,
         seconds=_number(settings["seconds"]),
         detail=networks + (f", best {best['model']}" if best else ""),
     )
