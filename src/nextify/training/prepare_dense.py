@@ -73,7 +73,8 @@ def dense_preflight(images: DenseImages, recipe: Recipe) -> DensePreflight:
         )
     objects = middle = None
     if images.task == "detection":
-        boxes = np.concatenate([images.train.objects(i).boxes for i in range(len(images.train))])
+        every = map(images.train.objects, range(len(images.train)))
+        boxes = np.concatenate([one.boxes[~one.crowd] for one in every])
         objects = len(boxes)
         if not objects:
             raise DataError("the training images have no objects: nothing can be learned from them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -297,6 +298,21 @@ def test_difficult_objects_are_ignored(tmp_path: Path) -> None:
     path = source / "Annotations/train0.xml"
     path.write_text(path.read_text().replace("<bndbox>", "<difficult>1</difficult><bndbox>"))
     assert open_dense(source).train.objects(0).crowd.tolist() == [True]
+
+
+@pytest.mark.parametrize(("part", "purpose"), [("train", "train"), ("val", "test")])
+def test_areas_to_ignore_are_no_objects(part: str, purpose: str, tmp_path: Path) -> None:
+    source = coco_beside(tmp_path)
+    path = source / f"{part}.json"
+    found = json.loads(path.read_text())
+    found["annotations"].append(found["annotations"][0] | {"id": 9, "bbox": [1, 1, 4, 4], "iscrowd": 1})
+    write(path, found)
+    assert "4 objects to train on and 2 to test on, of 2 classes." in open_dense(source).notes
+    for row in found["annotations"]:
+        row["iscrowd"] = 1
+    write(path, found)
+    with pytest.raises(DataError, match=f"has no objects to {purpose} on"):
+        open_dense(source)
 
 
 def test_part_of_a_set_without_parts_is_tested_on(tmp_path: Path) -> None:

@@ -240,8 +240,9 @@ def _objects(looked: _Looked) -> _Made:
             own = [in_pixels(one, *size) for one in own] if found.shares else own
             objects[i] = checked_objects(own, size, looked.names[i], findings)
     classes = found.classes or ()
+    counted = {i: one.labels[~one.crowd] for i, one in objects.items()}
     counts = [
-        np.bincount(np.concatenate([[], *(objects[i].labels for i in part.tolist() if i in objects)]).astype(np.int64),
+        np.bincount(np.concatenate([[], *(counted[i] for i in part.tolist() if i in counted)]).astype(np.int64),
                     minlength=len(classes))
         for part in (train, test)
     ]  # fmt: skip
