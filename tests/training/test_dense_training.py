@@ -339,6 +339,17 @@ def test_rare_classes_of_pixels_count_more(scenes, tmp_path):
         Trainer(prepared(scenes, settings={"class_balance": "loss"}).trial, scenes["detection"], RUNTIME)
 
 
+@pytest.mark.parametrize(
+    "setting", [{"label_smoothing": 0.1}, {"test_mirror": "on"}, {"test_crop_ratio": 0.9}, {"head_init_scale": 0.001}]
+)
+@pytest.mark.parametrize("head", LIGHT)
+def test_settings_that_would_be_ignored_are_refused(scenes, head, setting):
+    with pytest.raises(RequestError, match=f"{[*setting][0]} is for classification, not for boxes and masks: leave it"):
+        prepared(scenes, head, settings=setting)
+    recipe = prepared(scenes, head).trial.recipe
+    prepared(scenes, head, settings={name: recipe.get(name) for name in setting})  # what they are anyway
+
+
 @pytest.mark.parametrize(("epochs", "side"), [(700, 128), (400, 96), (9, 64)])
 def test_minutes_make_the_canvas_smaller_for_enough_steps_but_not_by_more_than_half(
     scenes, epochs, side, tmp_path, monkeypatch

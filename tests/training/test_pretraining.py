@@ -241,6 +241,7 @@ def test_the_same_command_trains_nothing_again(capsys: Captured, out: Path, bund
         (("convnextv2_atto", "--data", "digits", *TINY, "--set", "mixing.mixup=0.8"), "pre-training has no mixing"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--set", "layer_decay=0.8"), "pre-training has no layer_decay"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--set", "test_mirror=on"), "pre-training has no test_mirror"),
+        (("convnextv2_atto", "--data", "digits", *TINY, "--set", "head_init_scale=2"), "has no head_init_scale"),
         (("convnext_pooled", "--data", "digits", "--image-size", "33"), "patches of 8: --image-size 32"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--compile"), "--compile works only for classifiers"),
         (("convnextv2_atto", "--data", "digits", "--weights", "/nowhere"), "no weights at /nowhere"),

@@ -27,7 +27,7 @@ from nextify.training.learned import AnyImages
 from nextify.training.loop import OnProgress
 from nextify.training.prepare import Prepared, digest
 from nextify.training.prepare_classifier import check_for
-from nextify.training.prepare_dense import DensePreflight, dense_preflight
+from nextify.training.prepare_dense import DensePreflight, check_dense_settings, dense_preflight
 from nextify.training.request import Request, RequestError, check_licence, split
 from nextify.training.result import Result, read_object
 from nextify.training.tracking import check_trackers
@@ -135,7 +135,9 @@ class Finished:
                 f"{self.folder} was trained with calibration {before.calibration}, so images held out now would "
                 f"already have been trained on: leave --set calibration out"
             )
-        if isinstance(images, Images):
+        if isinstance(images, DenseImages):
+            check_dense_settings(above)
+        else:
             check_for(images, above)
         suited, of_optimizer = for_chosen_optimizer(before, above)
         rate = SHARE * suited.learning_rate

@@ -37,6 +37,7 @@ from nextify.training.prepare_classifier import (
 )
 from nextify.training.prepare_dense import (
     DensePreflight,
+    check_dense_settings,
     checked_canvas,
     dense_design,
     dense_preflight,
@@ -162,7 +163,9 @@ class Preparation:
         recipe_settings, design_settings = split(request.settings)
         notes = list(self.notes)
         held = HeldOut()
-        if isinstance(images, Images):
+        if isinstance(images, DenseImages):
+            check_dense_settings(recipe_settings)
+        else:
             check_for(images, recipe_settings)
             if request.mask_ratio is None:
                 held = held_out(images, self.recipe, recipe_settings, notes)

@@ -24,6 +24,8 @@ MANY_IMAGES = 20_000
 """Training images from which on the paper's recipe is chosen rather than the one for small sets."""
 FEW_TEST = 50
 """Test images below which a metric is a rough guess."""
+OF_CLASSIFIERS = {"label_smoothing": 0.0, "test_mirror": "off", "test_crop_ratio": 1.0, "head_init_scale": 1.0}
+"""Settings of a recipe that have no meaning for boxes and masks, at what they have none anywhere."""
 PAPERS_HEADS: dict[str, Head] = {"detection": "mask_rcnn", "segmentation": "upernet"}
 
 
@@ -86,6 +88,13 @@ def dense_preflight(images: DenseImages, recipe: Recipe) -> DensePreflight:
         notes=images.notes,
         warnings=tuple(warnings),
     )
+
+
+def check_dense_settings(asked: Mapping[str, object]) -> None:
+    """Raises ``RequestError`` for a setting of classifiers that a detector or segmenter would ignore."""
+    for name, without in OF_CLASSIFIERS.items():
+        if asked.get(name, without) != without:
+            raise RequestError(f"{name} is for classification, not for boxes and masks: leave it out")
 
 
 def dense_recipe(request: Request, images: DenseImages, notes: list[str]) -> tuple[str, Recipe]:

@@ -16,7 +16,7 @@ from nextify.weights.autoencoder import find_autoencoder
 MANY_IMAGES = 200_000
 """Training images from which on the paper's recipe is chosen rather than the one for small sets."""
 OF_LABELS = ("light", "mixing", "random_erasing", "label_smoothing", "class_balance", "calibration", "layer_decay",
-             "progressive_resizing", "test_mirror")  # fmt: skip
+             "progressive_resizing", "test_mirror", "head_init_scale")  # fmt: skip
 """Settings of a recipe that have no meaning without labels, or with masks."""
 
 
