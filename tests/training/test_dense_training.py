@@ -344,10 +344,11 @@ def test_rare_classes_of_pixels_count_more(scenes, tmp_path):
 )
 @pytest.mark.parametrize("head", LIGHT)
 def test_settings_that_would_be_ignored_are_refused(scenes, head, setting):
-    with pytest.raises(RequestError, match=f"{[*setting][0]} is for classification, not for boxes and masks: leave it"):
+    (name,) = setting
+    with pytest.raises(RequestError, match=f"{name} is for classification, not for boxes and masks: leave it out"):
         prepared(scenes, head, settings=setting)
     recipe = prepared(scenes, head).trial.recipe
-    prepared(scenes, head, settings={name: recipe.get(name) for name in setting})  # what they are anyway
+    prepared(scenes, head, settings={name: recipe.get(name)})  # what it is anyway
 
 
 @pytest.mark.parametrize(("epochs", "side"), [(700, 128), (400, 96), (9, 64)])
