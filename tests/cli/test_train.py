@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -45,7 +46,7 @@ from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.train import train as train_in_one_call
 from nextify.training.trained_recipe import UNCALIBRATED_GROUPS
 from nextify.training.trainer import Trainer
-from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD, Data, Runtime, Trial, _deciding
+from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD, VERSION, Data, Runtime, Trial, _deciding
 from nextify.weights import load, load_bundle, model_card, save_bundle
 from tests.helpers import Captured
 
@@ -453,6 +454,7 @@ def test_settings_at_their_defaults_are_not_part_of_a_fingerprint() -> None:
     assert "frozen_stages" not in text
     changed = (
         replace(trial, recipe=CONVNEXT.with_(class_balance="loss")),
+        replace(trial, recipe=CONVNEXT.with_(class_balance="loss", label_smoothing=0.0)),
         replace(trial, recipe=CONVNEXT.with_(rand_augment=RandAugment(7.0))),
         replace(trial, recipe=CONVNEXT.with_(rand_augment="off")),
         replace(trial, recipe=CONVNEXT.with_(crop="shift")),
@@ -467,6 +469,20 @@ def test_settings_at_their_defaults_are_not_part_of_a_fingerprint() -> None:
         replace(trial, accumulation=2),
     )
     assert len({t.fingerprint for t in (trial, *changed)}) == 1 + len(changed)
+
+
+def test_a_loss_that_was_weighted_otherwise_is_of_another_trial() -> None:
+    """Weights of classes multiplied what smoothing gives to them; only trials with both are trained again."""
+    trial = Trial(RESNET50, CONVNEXT, Data("", "y", 10, 32), 0)
+    for changes, same in (
+        ({}, True),
+        ({"class_balance": "sampling"}, True),
+        ({"class_balance": "loss"}, False),
+        ({"class_balance": "loss", "label_smoothing": 0.0}, True),
+    ):
+        made = replace(trial, recipe=CONVNEXT.with_(**changes))
+        before = hashlib.sha256(json.dumps([VERSION, _deciding(made)], sort_keys=True).encode()).hexdigest()[:12]
+        assert (made.fingerprint == before) == same
 
 
 def test_a_training_of_an_earlier_version_is_named_and_not_reused(out: Path, digits: Images, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nextify.data import Images, open_images
 from nextify.data.share import Share
-from nextify.paper.recipe import CONVNEXT, Recipe
+from nextify.paper.recipe import CONVNEXT, Mixing, Recipe
 from nextify.tasks.classification import Accuracy, Classification, Hits, Inference, class_weights, fitted_temperature
 from nextify.tasks.metric_specs import MetricSpec, summary
 from nextify.training.trainer import Trainer
@@ -70,6 +70,36 @@ def test_smoothing_is_in_the_targets_once(answers: tuple[Tensor, Tensor]) -> Non
     _, targets = task.training_batch(torch.zeros(10, 8, 8, 3, dtype=torch.uint8), labels, 0, None)
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(task.loss(logits, targets, 10), expected)
+
+
+def test_class_weights_multiply_the_whole_loss_of_an_image(answers: tuple[Tensor, Tensor]) -> None:
+    """Also what smoothing gives to the other classes, so that each image is best given its own class."""
+    logits, labels = answers
+    weights = torch.tensor([0.01, 1.0, 7.0, 50.0])
+    task = classification(PLAIN.with_(label_smoothing=0.1), weights)
+    pixels = torch.zeros(10, 8, 8, 3, dtype=torch.uint8)
+    _, targets = task.training_batch(pixels, labels, 0, None)
+    each = F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+    torch.testing.assert_close(task.loss(logits, targets, 10), (weights[labels] * each).sum() / 10)
+    best = targets.log().requires_grad_()
+    (gradient,) = torch.autograd.grad(task.loss(best, targets, 10), best)
+    torch.testing.assert_close(gradient, torch.zeros(10, 4), atol=1e-6, rtol=0)
+
+
+def test_class_weights_of_mixed_images_are_in_their_shares(answers: tuple[Tensor, Tensor]) -> None:
+    logits, labels = answers
+    weights = torch.tensor([0.01, 1.0, 7.0, 50.0])
+    for smoothing in (0.0, 0.1):
+        task = classification(PLAIN.with_(label_smoothing=smoothing, mixing=Mixing(mixup=0.8)), weights)
+        pixels = torch.zeros(10, 8, 8, 3, dtype=torch.uint8)
+        _, targets = task.training_batch(pixels, labels, 0, None)
+        whole = PLAIN.with_(mixing=Mixing(mixup=0.8))
+        _, shares = classification(whole).training_batch(pixels, labels, 0, None)  # of the same draws
+        assert len(shares.unique()) > 2
+        of_class = [F.cross_entropy(logits, torch.full((10,), k), label_smoothing=smoothing, reduction="none")
+                    for k in range(4)]  # fmt: skip
+        expected = (shares * weights * torch.stack(of_class, 1)).sum() / 10
+        torch.testing.assert_close(task.loss(logits, targets, 10), expected)
 
 
 def test_metrics_of_counts() -> None:

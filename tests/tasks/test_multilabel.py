@@ -150,6 +150,26 @@ def test_smoothing_leaves_half_of_it_to_the_other_answer() -> None:
     assert torch.equal(targets, LABELS.float())
 
 
+def test_weights_multiply_the_whole_loss_of_an_image_with_a_label() -> None:
+    """Also what smoothing leaves to the other answer, so that an image without a rare label is best not given it."""
+    weights, pixels = torch.tensor([100.0, 1.0, 0.01]), torch.zeros(5, 8, 8, 3, dtype=torch.uint8)
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    own = task(weights=weights, label_smoothing=0.1)
+    _, targets = own.training_batch(pixels, LABELS, 0, None)
+    each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    expected = (torch.where(LABELS > 0, weights, 1.0) * each).mean()
+    torch.testing.assert_close(own.loss(logits, targets, 5), expected)
+    best = targets.logit().requires_grad_()
+    (gradient,) = torch.autograd.grad(own.loss(best, targets, 5), best)
+    torch.testing.assert_close(gradient, torch.zeros(5, 3), atol=1e-6, rtol=0)
+    mixed = 0.3 * targets[[0]] + 0.7 * targets[[1]]  # of images with and without the labels 0 and 2
+    parts = [own.loss(logits[[3]], targets[[row]], 1) for row in (0, 1)]
+    torch.testing.assert_close(own.loss(logits[[3]], mixed, 1), 0.3 * parts[0] + 0.7 * parts[1])
+    plain = task(weights=weights)
+    by_torch = F.binary_cross_entropy_with_logits(logits, LABELS.float(), pos_weight=weights)
+    assert torch.equal(plain.loss(logits, LABELS, 5), by_torch)
+
+
 @pytest.mark.parametrize("mixing", [Mixing(mixup=0.8), Mixing(mixup=0.8, cutmix=1.0)])
 def test_targets_are_mixed_in_the_images_shares(mixing: Mixing) -> None:
     """Each image is one value everywhere, so that the mean of a mixed one tells its share."""

@@ -127,12 +127,20 @@ class Classification(Labelled):
     metric_specs: ClassVar = ACCURACY
 
     def loss(self, outputs: Tensor, targets: Tensor, batch: int) -> Tensor:
-        """Cross entropy of ``outputs (N, K)``; smoothing is in the targets already."""
+        """Cross entropy of ``outputs (N, K)``; smoothing is in the targets already. Class weights multiply each image's
+        whole loss, and that of a mixed one in its images' shares."""
         logits = outputs.float()
         if self.class_weights is None:
             return F.cross_entropy(logits, targets) * (len(logits) / batch)
         # Summed by hand, as a weighted mean would divide by each part's weights.
-        return F.cross_entropy(logits, targets, self.class_weights, reduction="none").sum() / batch
+        if targets.ndim == 1:
+            return F.cross_entropy(logits, targets, self.class_weights, reduction="none").sum() / batch
+        # Not by cross_entropy's own weights, which multiply what smoothing gives to the other classes by theirs: images
+        # of a class that is 20 times as large as another of two would best be taken for the smaller one.
+        each = self.recipe.label_smoothing / targets.shape[1]
+        shares = (targets - each) * self.class_weights  # (N, K), times 1 - smoothing
+        weighted = shares + each * shares.sum(1, keepdim=True) / (1 - self.recipe.label_smoothing)
+        return F.cross_entropy(logits, weighted, reduction="sum") / batch
 
     def observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Hits:
         return Hits.of(self.logits(model, inputs), targets)

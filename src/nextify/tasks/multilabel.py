@@ -33,9 +33,19 @@ class MultiLabel(Labelled):
     metric_specs: ClassVar = LABELS
 
     def loss(self, outputs: Tensor, targets: Tensor, batch: int) -> Tensor:
-        """Binary cross entropy of ``outputs (N, K)``, the mean over the labels; smoothing is in the targets already."""
-        logits = outputs.float()
-        loss = F.binary_cross_entropy_with_logits(logits, targets.float(), pos_weight=self.positive_weights)
+        """Binary cross entropy of ``outputs (N, K)``, the mean over the labels; smoothing is in the targets already.
+        Weights multiply the whole loss of an image with the label, and of a mixed one in its images' shares."""
+        logits, targets, smoothing = outputs.float(), targets.float(), self.recipe.label_smoothing
+        if self.positive_weights is None or not smoothing:
+            loss = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.positive_weights)
+            return loss * (len(logits) / batch)
+        # Not by pos_weight, which multiplies what smoothing gives to a label that an image has not: of a rare label,
+        # that would be more than the rest.
+        have = (targets - smoothing / 2) / (1 - smoothing)  # (N, K): the shares of images that have the label
+        weights = have * self.positive_weights
+        wanted = weights * (1 - smoothing / 2) + (1 - have) * (smoothing / 2)
+        weights = weights + 1 - have
+        loss = F.binary_cross_entropy_with_logits(logits, wanted / weights, weights)
         return loss * (len(logits) / batch)
 
     def observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Scores:

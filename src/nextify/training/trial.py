@@ -24,7 +24,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 VERSION = 4
 """Part of every fingerprint. Raise it whenever a change of the code changes the result of any trial, and whenever the
-default of a setting changes, since fingerprints leave settings at their defaults out."""
+default of a setting changes, since fingerprints leave settings at their defaults out; or, where that concerns few
+trials, name the setting in ``Trial._redefined``."""
 
 Distributed = Literal["ddp", "fsdp"]
 
@@ -77,8 +78,14 @@ class Trial:
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with anything that decides the result."""
         nameless = replace(self, data=replace(self.data, name=""))
-        text = json.dumps([VERSION, _deciding(nameless)], sort_keys=True)
+        text = json.dumps([VERSION, _deciding(nameless), *self._redefined], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def _redefined(self) -> list[str]:
+        """Settings of this trial that had another meaning for some time since ``VERSION`` was raised."""
+        weighted = self.recipe.class_balance == "loss" and self.recipe.label_smoothing > 0
+        return ["class_balance with label_smoothing"] if weighted else []
 
     def to_dict(self) -> dict[str, object]:
         """Everything in full, as plain data for JSON."""
