@@ -209,6 +209,8 @@ def test_folds_start_from_weights_and_python_gives_the_same(tmp_path: Path) -> N
         (["--data", "digits", "--folds", "1"], "--folds"),
         (["--data", "scenes", "--folds", "5"], "--folds so far supports only classification"),
         (["--data", "digits", "--folds", "5", "--find-rate"], "--find-rate is for a single run"),
+        (["--data", "digits", "--folds", "5", "--workers", "2"], "--workers is for a single run"),
+        (["--data", "digits", "--folds", "5", "--distributed", "fsdp"], "--distributed is for a single run"),
         (["--data", "digits", "--ensemble"], "--ensemble combines the networks of several folds"),
     ],
 )

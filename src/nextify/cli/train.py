@@ -182,6 +182,8 @@ class Options(Training):
             "--overfit-batch": self.watching.overfit_batch,
             "--find-rate": self.watching.find_rate,
             "--ignore-index": self.ignore_index is not None,
+            "--workers": self.machine.workers,
+            "--distributed": self.machine.distributed != "auto",
         }
         if given := [name for name, value in options.items() if value]:
             raise RequestError(f"{given[0]} is for a single run, and --folds trains several networks: leave it out")
