@@ -299,6 +299,17 @@ def test_what_the_fit_made_of_a_setting_is_told_apart_from_it(tmp_path: Path) ->
     assert [one.name for one in found.followed] == ["ema"]
 
 
+@pytest.mark.parametrize(("around", "setting"), [("backbone", "head"), ("encoder", "ratio")])
+def test_settings_of_a_design_within_another_are_told_apart_too(tmp_path: Path, around: str, setting: str) -> None:
+    one = {around: {"kernel_size": 7, "stem": "patchify4"}, setting: "a"}
+    other = {around: {"kernel_size": 3, "stem": "patchify2"}, setting: "b"}
+    request = {"settings": {"kernel_size": 3}, {"ratio": "mask_ratio"}.get(setting, setting): "b", "seed": 1}
+    asked = [ASKED | {"design": one}, changed(request=request, seed=1) | {"design": other}]
+    found = nextify.diff_runs(*(a_run(tmp_path / name, 30, each) for name, each in zip("ab", asked, strict=True)))
+    assert {one.name for one in found.settings} == {f"{around}.kernel_size", setting, "seed"}
+    assert [one.name for one in found.followed] == [f"{around}.stem"]
+
+
 def test_a_setting_at_its_default_is_no_difference(tmp_path: Path) -> None:
     other = changed(request={"epochs": None, "settings": {"ema": 0.9}})
     found = nextify.diff_runs(a_run(tmp_path / "a"), a_run(tmp_path / "b", 30, other))

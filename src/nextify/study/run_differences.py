@@ -17,8 +17,10 @@ from nextify.study.statistics import McNemar, mcnemar
 from nextify.system.files import JSON_FILE
 
 _NOT_VERSIONS = ("date", "memory_gib")
-_NAMED = {"frozen_stages": "frozen_stages", "weights": "start", "minutes": "epochs"}
+_NAMED = {"weights": "start", "minutes": "epochs", "mask_ratio": "ratio"}
 """Fields of a request by the names that they have in a trial, where these differ."""
+_AROUND = ("backbone.", "encoder.")
+"""Where a design lies in that of a detector, a segmenter or a masked autoencoder."""
 
 
 class Difference(NamedTuple):
@@ -160,7 +162,7 @@ def _asked(a: _Training, b: _Training, decided: Mapping[str, Difference]) -> Ite
     given = dict.fromkeys(one.name for one in _differences(stated[0], stated[1]))
     found: dict[str, Difference] = {}
     for name in (_NAMED.get(name, name) for name in given):
-        found |= {n: d for n, d in decided.items() if n == name or n.startswith(f"{name}.") or name.startswith(f"{n}.")}
+        found |= {n: d for n, d in decided.items() if _is_part(_within_design(n), name)}
     for name, key in (("model", "model"), ("scale", "scale"), ("recipe", "recipe_name")):
         one, other = ((t.asked if key in t.asked else r).get(key) for t, r in zip((a, b), requests, strict=True))
         if name == "scale" and any(r.get("weights") for r in requests):
@@ -168,6 +170,16 @@ def _asked(a: _Training, b: _Training, decided: Mapping[str, Difference]) -> Ite
         if one != other and decided:
             yield Difference(name, one, other)
     yield from found.values()
+
+
+def _within_design(name: str) -> str:
+    """The name of a setting as it is given, whatever the design lies in."""
+    return next((name.removeprefix(around) for around in _AROUND if name.startswith(around)), name)
+
+
+def _is_part(name: str, given: str) -> bool:
+    """Whether a setting is one that was given, a part of it, or what it is a part of."""
+    return name == given or name.startswith(f"{given}.") or given.startswith(f"{name}.")
 
 
 def _on_the_same_images(a: _Training, b: _Training, same_data: bool) -> tuple[str, McNemar | None]:
