@@ -150,6 +150,8 @@ def test_parts_change_by_dotted_names() -> None:
         ({"crop.share": 0.1}, "crop.share is a setting of crop=shift, but here crop=random_resized"),
         ({"optimizer.momentum": 0.9, "optimizer.betas": (0, 0), "optimizer": "sgd"}, "optimizer.betas is a setting of"),
         ({"mixing.mixup": "off", "mixing.cutmix": "off"}, "mixing=off switches both off"),
+        ({"mixing.mixup": 0.8, "mixing": "off"}, "mixing=off and mixing.mixup contradict each other: give one of them"),
+        ({"rand_augment": "off", "rand_augment.magnitude": 5}, "rand_augment=off and rand_augment.magnitude contradict"),
         ({"epochs.first": 1}, "Recipe has no epochs.first; did you mean epochs"),
         ({"warmup_epochs": 301}, "at most epochs"),
         ({"min_learning_rate": 1}, "at most learning_rate"),

@@ -105,6 +105,8 @@ class Settings:
             elif not isinstance(value, str) or value != getattr(getattr(self, head), "kind", None):
                 whole[head] = self.accept(head, value)
         for head, values in parts.items():
+            if whole.get(head) == "off":
+                raise self.error(f"{head}=off and {head}.{next(iter(values))} contradict each other: give one of them")
             whole[head] = self._with_parts(head, whole.get(head, getattr(self, head)), values)
         return replace(self, **whole)  # type: ignore[type-var]
 
