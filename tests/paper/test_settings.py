@@ -151,7 +151,7 @@ def test_parts_change_by_dotted_names() -> None:
         ({"optimizer.momentum": 0.9, "optimizer.betas": (0, 0), "optimizer": "sgd"}, "optimizer.betas is a setting of"),
         ({"mixing.mixup": "off", "mixing.cutmix": "off"}, "mixing=off switches both off"),
         ({"mixing.mixup": 0.8, "mixing": "off"}, "mixing=off and mixing.mixup contradict each other: give one of them"),
-        ({"rand_augment": "off", "rand_augment.magnitude": 5}, "rand_augment=off and rand_augment.magnitude contradict"),
+        ({"rand_augment": "off", "rand_augment.magnitude": 5}, "rand_augment=off and rand_augment.magnitude contra"),
         ({"epochs.first": 1}, "Recipe has no epochs.first; did you mean epochs"),
         ({"warmup_epochs": 301}, "at most epochs"),
         ({"min_learning_rate": 1}, "at most learning_rate"),
