@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nextify.data.arrays import NUMPY, read_array
-from nextify.data.bands import MOST_CHANNELS, BandsOf, checked
+from nextify.data.bands import MOST_CHANNELS, Bands, BandsOf, checked
 from nextify.data.checks import check
 from nextify.data.decode import Pixels, UnreadableImage
 from nextify.data.encoded import Files
@@ -102,18 +102,7 @@ def open_images(
     root, cache, without = (None if path is None else Path(path) for path in (root, cache, without))
     check_task(task)
     bands = None if channels is None else checked(channels)
-    if bands is not None and source in ("digits", "cifar10"):
-        raise DataError(f"{source} has no bands to choose from: leave --channels out")
-    if source == "scenes":
-        raise DataError(
-            "scenes has boxes and masks but no labels: train on them with nextify train MODEL --data scenes"
-        )
-    if tested == "val" and source in ("digits", "cifar10"):
-        raise DataError(f"{source} has no val split: choose --split test, or leave it out")
-    if task == "multilabel" and (source in ("digits", "cifar10") or source.startswith(PREFIX)):
-        raise DataError(_one_class_each(source))
-    if without is not None and source == "digits":
-        raise DataError("digits has no files for --without to name: leave it out")
+    _check_embedded(source, bands, tested, task, without)
     if source == "digits":
         return _digits(split_seed, cache)
     splitting = Splitting(test_fraction, split_seed, to_train, tested, task)
@@ -128,16 +117,7 @@ def open_images(
         try:
             listing = arrange(_found(source, splitting), splitting)
         except DataError as error:
-            path = Path(source).expanduser()
-            if not path.exists():
-                raise
-            if format_of(path) is None:
-                if path.is_dir() and (said := not_coco(path)):
-                    raise DataError(f"{error}; {said}") from None
-                raise
-            raise DataError(
-                f"{error}; to train on its boxes or masks, use nextify train MODEL --data {printable(source)}"
-            ) from None
+            raise _with_annotations(error, source) from None
     if task == "multilabel" and listing.labels.ndim == 1:
         raise DataError(_one_class_each(source))
     if bands is None and Path(next(iter(listing.images.names), "")).suffix.lower() in NUMPY:
@@ -156,6 +136,37 @@ def open_images(
         to_train=to_train,
         on_progress=on_progress,
     )
+
+
+def _check_embedded(
+    source: str, bands: Bands | None, tested: Tested | None, task: LabelTask | None, without: Path | None
+) -> None:
+    """Refuse what a source that is given by name does not have."""
+    if source == "scenes":
+        raise DataError(
+            "scenes has boxes and masks but no labels: train on them with nextify train MODEL --data scenes"
+        )
+    if task == "multilabel" and (source in ("digits", "cifar10") or source.startswith(PREFIX)):
+        raise DataError(_one_class_each(source))
+    if source not in ("digits", "cifar10"):
+        return
+    if bands is not None:
+        raise DataError(f"{source} has no bands to choose from: leave --channels out")
+    if tested == "val":
+        raise DataError(f"{source} has no val split: choose --split test, or leave it out")
+    if without is not None and source == "digits":
+        raise DataError("digits has no files for --without to name: leave it out")
+
+
+def _with_annotations(error: DataError, source: str) -> DataError:
+    """The error of a source without labels, with what to do where it has boxes or masks."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        return error
+    if format_of(path) is not None:
+        return DataError(f"{error}; to train on its boxes or masks, use nextify train MODEL --data {printable(source)}")
+    said = not_coco(path) if path.is_dir() else None
+    return DataError(f"{error}; {said}") if said else error
 
 
 UNLABELLED_TESTS = 0.05

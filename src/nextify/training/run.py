@@ -84,19 +84,7 @@ def run_trial(
     """
     torch.set_num_threads(runtime.threads)
     with native.use_image_kernels(runtime.kernels), contextlib.ExitStack() as opened:
-
-        def begin() -> Result | None:
-            done = finished(folder, trial)
-            if done is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                opened.enter_context(taken(folder))
-                _clear_damaged(folder, warn)
-            elif any(folder.glob("checkpoint.pt*")):  # it was killed after its result, before it had removed them
-                with contextlib.suppress(UnusableFolder), taken(folder):
-                    remove_checkpoint(folder / "checkpoint.pt")
-            return done
-
-        done = processes.from_first(begin)
+        done = processes.from_first(lambda: _begin(folder, trial, opened, warn))
         if done is not None:
             return done
         records = Records(folder if processes.is_first() else None, warn)
@@ -125,15 +113,8 @@ def run_trial(
 
         def leave() -> None:  # all of it before the checkpoint goes: a run that is killed in between goes on from there
             place = _environment(runtime.device)
-            provenance = (
-                f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, torch "
-                f"{place['torch']}, {result.seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
-            )
-            metrics = tuple(
-                Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()
-            )
             source = f"trial {trial.fingerprint}" + (f", from {start_source}" if start_source else "")
-            told = Told(trial.recipe, metrics, licence, source)
+            told = Told(trial.recipe, _metrics(result, trial, images.name, place, command), licence, source)
             keep(result.bundle, weights, trial, images, calibration, name, told)
             content = {
                 "version": VERSION,
@@ -148,6 +129,28 @@ def run_trial(
 
         processes.from_first(leave)
     return result
+
+
+def _begin(folder: Path, trial: Trial, opened: contextlib.ExitStack, warn: Warn) -> Result | None:
+    """The result of a training that has ended; else take its folder until ``opened`` closes."""
+    done = finished(folder, trial)
+    if done is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened.enter_context(taken(folder))
+        _clear_damaged(folder, warn)
+    elif any(folder.glob("checkpoint.pt*")):  # it was killed after its result, before it had removed them
+        with contextlib.suppress(UnusableFolder), taken(folder):
+            remove_checkpoint(folder / "checkpoint.pt")
+    return done
+
+
+def _metrics(result: Result, trial: Trial, data: str, place: Environment, command: str) -> tuple[Metric, ...]:
+    """What a bundle says of its test, each with its provenance."""
+    provenance = (
+        f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, torch "
+        f"{place['torch']}, {result.seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
+    )
+    return tuple(Metric(key, value, data, result.test_images, provenance) for key, value in result.metrics.items())
 
 
 def _result(trial: Trial, folder: Path, trainer: Trainer, final: Metrics) -> Result:

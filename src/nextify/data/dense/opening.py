@@ -93,16 +93,14 @@ def open_dense(
         if ignore_index is not None:
             raise DataError("ignore_index is for index masks, and scenes has none: leave it out")
         return _scenes(task or "detection")
-    path = Path(source).expanduser()
-    if source in ("digits", "cifar10") or (isinstance(source, str) and source.startswith(PREFIX)):
-        raise DataError(f"{source} has labels but no boxes or masks: give {KINDS}")
-    if not path.exists():
-        raise DataError(f"no such folder or file: {printable(str(source))}; give {KINDS}")
+    path = _path(source)
     splitting = Splitting(test_fraction, split_seed, to_train, tested)
     found, recognized = _listed(path, splitting)
     task = task or recognized
     if ignore_index is not None and recognized != "segmentation":
         raise DataError(f"ignore_index is for index masks, and {found.where} has none: leave it out")
+    if recognized == "segmentation" and task != recognized:
+        raise DataError(f"{found.where} has index masks but no objects to detect: leave --task out")
     train, test, said = divided(found, splitting)
     pictures = [*found.train, *found.test]
     root = Path(os.path.commonpath([os.path.dirname(one.path) for one in pictures]))
@@ -113,14 +111,9 @@ def open_dense(
              for i in range(len(pictures))]  # fmt: skip
     check_sizes(files.names, [one.size for one in pictures], sizes)
     looked = _Looked(found, pictures, files.names, sizes, train, test)
-    if recognized == "segmentation":
-        if task != recognized:
-            raise DataError(f"{found.where} has index masks but no objects to detect: leave --task out")
-        made = _index_masks(looked, ignore_index)
-    else:
-        made = _objects(looked)
-        if task == "segmentation":
-            made = _painted(made, looked)
+    made = _index_masks(looked, ignore_index) if recognized == "segmentation" else _objects(looked)
+    if recognized != task:
+        made = _painted(made, looked)
     if task == "segmentation" and len(made.classes) > MOST_CLASSES:
         raise DataError(f"{found.where} has {len(made.classes):,} classes, but index masks hold at most "
                         f"{MOST_CLASSES}: merge some")  # fmt: skip
@@ -211,6 +204,16 @@ _LISTS: dict[Format, Callable[[Path, Splitting], Annotated]] = {
     "yolo": list_yolo,
     "masks": list_masks,
 }
+
+
+def _path(source: str | Path) -> Path:
+    """Where the images of a source lie that has a path."""
+    path = Path(source).expanduser()
+    if source in ("digits", "cifar10") or (isinstance(source, str) and source.startswith(PREFIX)):
+        raise DataError(f"{source} has labels but no boxes or masks: give {KINDS}")
+    if not path.exists():
+        raise DataError(f"no such folder or file: {printable(str(source))}; give {KINDS}")
+    return path
 
 
 def _listed(path: Path, splitting: Splitting) -> tuple[Annotated, DenseTask]:
