@@ -22,6 +22,17 @@ from tests.helpers import encoded
 WIDE = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
 
 
+def png(size: tuple[int, int], depth: int, kind: int, rows: list[bytes], transparent: bytes = b"") -> bytes:
+    """A file that Pillow would not write: of any depth and kind of colours, and with a transparent value."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0), b"tRNS": transparent}
+    chunks |= {b"IDAT": zlib.compress(b"".join(b"\0" + row for row in rows)), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks.items()
+        if content or name == b"IEND"
+    )
+
+
 def both(data: bytes) -> tuple[np.ndarray, str]:
     header, pixels = read_header(data), decode(data)
     assert pixels.shape == (header.height, header.width, 3)
@@ -143,13 +154,7 @@ def test_sixteen_bits_keep_the_full_range() -> None:
 def test_the_largest_value_of_sixteen_bit_colours_is_measured(channels: int) -> None:
     deep = np.random.default_rng(0).integers(0, 4096, (5, 7, channels), np.uint16)
     deep[..., 3:] = 65_535
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
-    header = struct.pack(">IIBBBBB", 7, 5, 16, 2 if channels == 3 else 6, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    data = png((7, 5), 16, 2 if channels == 3 else 6, [row.astype(">u2").tobytes() for row in deep])
     assert 0 <= read_header(data).peak - int(deep[..., :3].max()) < 256
     np.testing.assert_array_equal(decode(data), deep[..., :3] >> 8)
 
@@ -180,6 +185,25 @@ def test_a_transparent_value_of_16_bits_lies_on_white() -> None:
     np.testing.assert_array_equal(decode(with_bands(data, (1, 1, 1))), pixels)
     hidden, traits = both(encoded(Image.fromarray(np.full_like(deep, 257)), transparency=257))
     assert ((hidden == 1).all(), traits) == (True, "gn")
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "raw", "value", "expected"),
+    [
+        (1, 0, [0b01000000], (0,), [255, 255]),  # the transparent black, and white
+        (2, 0, [0b01100000], (1,), [255, 170]),
+        (4, 0, [0x5F], (5,), [255, 255]),
+        (4, 0, [0x58], (8,), [85, 255]),
+        (8, 0, [5, 6], (5,), [255, 6]),
+        (16, 2, [9, 0, 9, 1, 9, 2, 0, 9, 1, 9, 2, 9], (0x900, 0x901, 0x902), [255, 0]),
+    ],
+)
+def test_the_transparent_value_of_a_png_is_one_of_its_own_depth(
+    depth: int, kind: int, raw: list[int], value: tuple[int, ...], expected: list[int]
+) -> None:
+    pixels, traits = both(png((2, 1), depth, kind, [bytes(raw)], struct.pack(f">{len(value)}H", *value)))
+    assert pixels[0, :, 0].tolist() == expected
+    assert traits == ("gt" if kind == 0 else "t")
 
 
 def test_palette_cmyk_animation() -> None:

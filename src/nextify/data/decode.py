@@ -354,9 +354,21 @@ def load(image: Image.Image) -> None:
     if name and image.format == "TIFF":
         # A file's name makes Pillow map the pixels into memory, and it then takes a turned TIFF's sides for each other.
         image.filename = ""  # type: ignore[attr-defined]
+    _scale_transparent_value(image)
     image.load()
     if name:
         image.filename = name  # type: ignore[attr-defined]
+
+
+def _scale_transparent_value(image: Image.Image) -> None:
+    """Give a PNG's transparent value as its pixels will be. Pillow (13.0) scales gray of 2 and 4 bits to 8 without it,
+    and compares it with the upper bytes of 16-bit colours, which are all that it keeps of them."""
+    value = image.info.get("transparency")
+    stored = {tile.args for tile in getattr(image, "tile", ())} if image.format == "PNG" else ()
+    if isinstance(value, int) and ("L;2" in stored or "L;4" in stored):
+        image.info["transparency"] = value * (85 if "L;2" in stored else 17)
+    elif isinstance(value, tuple) and "RGB;16B" in stored:
+        image.info["transparency"] = tuple(part >> 8 for part in value)
 
 
 def colours(image: Image.Image) -> Pixels:
@@ -388,6 +400,7 @@ def _with_alpha(image: Image.Image) -> Image.Image:
 
 def _is_hidden(image: Image.Image) -> bool:
     """Whether nothing of an image with transparency is visible."""
+    load(image)
     if image.mode == "I;16":
         return bool((np.asarray(image) == image.info["transparency"]).all())
     return _with_alpha(image).getchannel("A").getextrema() == (0, 0)
