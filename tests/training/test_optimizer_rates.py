@@ -1,8 +1,5 @@
 """The rates of Muon and of AdamW beside it, and the fingerprints that must not change with them."""
 
-import subprocess
-import sys
-
 import pytest
 
 from nextify.data import Images
@@ -79,21 +76,6 @@ def test_the_share_leaves_other_fingerprints_alone() -> None:
 def test_a_share_of_nothing_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"rest_learning_rate_share must be a number above 0 .*, got 0"):
         RECIPES["scratch_small"].with_(**{"optimizer.rest_learning_rate_share": 0})
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
-def test_freed_memory_is_kept() -> None:
-    code = (
-        "import numpy, resource; from nextify.system.allocator import keep_freed_memory; kept = keep_freed_memory(); "
-        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; "
-        "work = lambda: numpy.ones(64 * 2**20, numpy.uint8).sum(); work(); before = faults(); work(); "
-        "print(kept, faults() - before)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    kept, faults = done.stdout.split()
-    if kept == "False":
-        pytest.skip("this C library is not glibc")
-    assert int(faults) < 1_000, "64 MiB are 16,384 pages"
 
 
 def test_another_optimizer_gets_its_own_rate_and_decay(digits: Images) -> None:

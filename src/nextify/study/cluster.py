@@ -11,7 +11,7 @@ from typing import Any
 
 from nextify.paper.design import InertChoice
 from nextify.study.engine import Advanced, Engine, EngineError, Event, Failed, Job, OnEvent, Started, Stopped, run_job
-from nextify.system.allocator import keep_freed_memory
+from nextify.system.allocator import give_back_freed_memory, keep_freed_memory
 from nextify.system.lease import leased
 from nextify.training.trial import Runtime
 
@@ -114,6 +114,7 @@ def run_held(job: Job, runtime: Runtime, on_event: Callable[[Event], None]) -> E
         What became of it, told only now that the folder is free.
     """
     keep_freed_memory()
+    give_back_freed_memory()
     outcome: list[Event] = []
     with ExitStack() as held, warnings.catch_warnings():
         warnings.simplefilter("ignore", InertChoice)  # what a study combines is not its user's choice

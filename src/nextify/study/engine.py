@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from nextify.paper.design import InertChoice
-from nextify.system.allocator import keep_freed_memory
+from nextify.system.allocator import give_back_freed_memory, keep_freed_memory
 from nextify.system.files import UnusableFolder
 from nextify.system.processes import worker_context
 from nextify.training.learned import AnyImages
@@ -236,6 +236,7 @@ def _worker(connection: Connection, images: AnyImages, runtime: Runtime) -> None
     while True:
         try:
             job = connection.recv()
+            give_back_freed_memory()
             run_job(Job(**{**job, "images": job["images"] or images}), runtime, connection.send)
         except (EOFError, OSError):
             return

@@ -42,7 +42,7 @@ class Result:
     images_per_second: float
     """Batch size over the median time of a step: forward, backward, update and the preparation of the batch."""
     peak_memory_mib: int | None
-    """Peak memory of the training's process until its end; it may have trained others before, as those of studies."""
+    """Peak memory of the training's process. In a study it may be that of an earlier training, but not on Linux."""
     curve: list[Entry]
     """One entry per epoch: epoch, train_loss, learning_rate, and the main test metric (None where not measured)."""
     trained: bool = True
