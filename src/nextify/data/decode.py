@@ -410,8 +410,10 @@ def sixteen_bits(image: Image.Image) -> npt.NDArray[np.uint16]:
     """``(H, W)`` values from 0 (black) to 65,535, of 16 bits that Pillow also gives as 32; white where a PNG's value
     stands for transparency, unless it is everywhere."""
     values = unsigned(np.asarray(image))
-    if has_transparency(image) and not _is_hidden(image):
-        values[values == image.info["transparency"]] = 65_535
+    if has_transparency(image):
+        clear = values == image.info["transparency"]
+        if not clear.all():
+            values[clear] = 65_535
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     return 65_535 - values if white_is_zero else values
 

@@ -1,12 +1,11 @@
 """Devices: which one can be used, what it is called, and how much memory was taken."""
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 from nextify.system import processes
+from nextify.system.environment import resident_bytes
 
 
 class DeviceError(ValueError):
@@ -119,15 +118,8 @@ def gpu_name(device: str) -> str | None:
 
 def peak_memory_mib() -> int | None:
     """Most memory that this process has held on the CPU, MiB, or None on systems that do not say."""
-    with suppress(OSError):  # on Linux, as getrusage starts from the peak of the process that started this one
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) // 2**10
-    with suppress(ImportError):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak // (2**20 if sys.platform == "darwin" else 2**10)
+    with suppress(ImportError):  # of resource, on Windows
+        return resident_bytes()[1] // 2**20
     return None
 
 
