@@ -396,6 +396,13 @@ def test_explanations_are_pictures_of_the_input(client: TestClient) -> None:
     assert decode(answer.content).shape == (24, 24, 3)
 
 
+def test_explanations_leave_out_what_is_padded(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "tiny", CLASSES, 24, 1.5)  # short sides of 16 pixels in an input of 24
+    with serve(bundle) as client:
+        answer = post(client, "/explain?class=3", PHOTOS[0])
+    assert decode(answer.content).shape == (16, 24, 3)
+
+
 @pytest.mark.slow
 def test_the_first_explanation_imports_no_compiler_which_would_take_seconds(bundle: Path) -> None:
     code = (
@@ -571,6 +578,10 @@ def test_protocol_refuses_a_wrong_header(client: TestClient, length: str) -> Non
 )
 def test_box(settings: Preprocessing, width: int, height: int, box: tuple[float, ...]) -> None:
     assert settings.box(width, height) == pytest.approx(box, abs=1)
+    shown = settings.pixels(Image.new("RGB", (width, height), "white")).numpy().any(-1)
+    expected = np.zeros_like(shown)
+    expected[settings.filled(width, height)] = True
+    np.testing.assert_array_equal(shown, expected)
 
 
 def test_a_host_that_is_not_there_is_said_in_words(

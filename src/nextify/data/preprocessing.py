@@ -158,6 +158,18 @@ class Preprocessing:
         right, bottom = min(across, left + self.size[1]), min(down, top + self.size[0])
         return max(0, left) * x, max(0, top) * y, right * x, bottom * y
 
+    def filled(self, width: int, height: int) -> tuple[slice, slice]:
+        """Rows and columns of the network's input that show an upright image; around them it is padded."""
+        if self.fit == "squash":
+            return slice(0, self.size[0]), slice(0, self.size[1])
+        across, down = self._resized_size(width, height)
+        starts = _start(down, self.size[0]), _start(across, self.size[1])
+        rows, columns = (
+            slice(max(0, -start), min(size, resized - start))
+            for start, size, resized in zip(starts, self.size, (down, across), strict=True)
+        )
+        return rows, columns
+
     def batch_size(self, most: int) -> int:
         """How many images to put through a network at once: ``most``, or fewer if they are large."""
         return max(1, min(most, BATCH_PIXELS // (self.size[0] * self.size[1])))

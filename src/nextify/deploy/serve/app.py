@@ -205,9 +205,10 @@ class _Server:
         return Response(file.getvalue(), media_type="image/png")
 
     async def _heat(self, encoded: bytes, index: Any) -> Array:
-        image, *_ = await self._prepared(1, encoded)
+        """``(H, W)`` over what the network sees of the image."""
+        image, height, width = await self._prepared(1, encoded)
         heat: Array = (await self.batcher(EXPLAIN, [image], [index]))[0]
-        return heat
+        return heat[self.facts.about.preprocessing.filled(width, height)]
 
     async def infer(self, request: Request) -> Response:
         read_parameter(request, None)
