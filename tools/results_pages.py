@@ -1,4 +1,5 @@
-"""docs/results/README.md from the committed studies, docs/results/*/results.json: each table with its provenance.
+"""docs/results/README.md from the committed studies, docs/results/*/results.json: each table with its provenance,
+CIFAR-10's first.
 
 Also their rows in docs/ledger.md, between the comments that name this file.
 
@@ -8,6 +9,7 @@ Command:  python tools/results_pages.py [--check]
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from generated import ROOT, write_or_check
 
@@ -57,6 +59,12 @@ NOTES = {
 """What a reader must know of a data set beside its figures, by the folder's name."""
 
 
+def studies() -> list[Path]:
+    """The results of each, in the order of the page."""
+    found = (ROOT / "docs" / "results").glob("*/results.json")
+    return sorted(found, key=lambda path: (path.parent.name != "cifar10", path))
+
+
 def page() -> str:
     """All studies on one page."""
     parts = [
@@ -68,7 +76,7 @@ def page() -> str:
         "([schema](../results-schema.md)). Studies on a CUDA GPU: not measured; costs there: [compare.md](compare.md).",
         "",
     ]
-    for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
+    for path in studies():
         results = StudyResults.read(path)
         folder = path.parent.name
         parts += [f"## {study_title(results)}", ""]
@@ -91,7 +99,7 @@ def studies_table() -> str:
         "| what | metric | first row → last row, % | n | data | hardware | command |",
         "|---|---|---|--:|---|---|---|",
     ]
-    for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
+    for path in studies():
         results = StudyResults.read(path)
         study, place, (first, *_, last) = results.study, results.environment, results.rows
         data = f"{study.data.train_images:,} training and {study.data.test_images:,} test images, {study.image_size}²"
