@@ -19,10 +19,12 @@ from nextify.data.dense.placement import Placement, placed
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.identity import digest
 from nextify.evaluation.multi_scale import MultiScale
+from nextify.evaluation.runner import NOT_FINITE, OVERFLOW
 from nextify.kernels import install
 from nextify.system.device import usable_device
 from nextify.system.native import Mode
 from nextify.tasks.restoring import FoundObjects, objects_back, regions_back
+from nextify.weights import WeightsError
 from nextify.weights.bundle import DenseAbout, load_dense
 
 if TYPE_CHECKING:
@@ -49,10 +51,13 @@ class Finder:
 
     def __call__(self, images: Iterable[Pixels], least_score: float = 0.0) -> Iterator[FoundObjects | IndexMask]:
         """Yield the objects of each image uint8 ``(H, W, 3)``, or the class of each of its pixels, uint8 ``(H, W)``.
-        ``least_score``: of the objects; masks of others are not computed."""
+        ``least_score``: of the objects; masks of others are not computed. Raises ``WeightsError`` where a segmenter's
+        outputs are NaN or infinite."""
         rest = iter(images)
         while batch := [placed(image, self.about.canvas) for image in islice(rest, BATCH)]:
             outputs = self.outputs(np.stack([canvas for canvas, _ in batch]))
+            if isinstance(outputs, Tensor) and not outputs.isfinite().all():
+                raise WeightsError(f"{self.name}: {NOT_FINITE}: {OVERFLOW}")
             for output, (_, placement) in zip(outputs, batch, strict=True):
                 yield self.back(output, placement, least_score)
 

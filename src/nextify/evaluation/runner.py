@@ -17,13 +17,14 @@ from nextify.weights.class_names import ClassOrder
 
 Floats = npt.NDArray[np.float32]
 NOT_FINITE = "its outputs are NaN or infinite"
+OVERFLOW = "the weights overflow; give others"
 
 
 def why_not_finite(settings: Preprocessing) -> str:
     """What makes outputs NaN or infinite, and the remedy, in a few words."""
     if isinstance(settings.bands, int):
         return "values far outside those of the training, such as a no-data value; replace them"
-    return "the weights overflow; give others"
+    return OVERFLOW
 
 
 class Runner(Protocol):

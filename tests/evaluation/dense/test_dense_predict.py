@@ -18,6 +18,7 @@ from nextify.evaluation.finder import Finder
 from nextify.networks.dense.detection import Found
 from nextify.system.files import UnusableFolder
 from nextify.tasks.average_precision import mask_api
+from nextify.weights import WeightsError
 from tests.evaluation.dense.helpers import filled, finder_of
 
 CLASSES = ("cat", "$dog_1$")
@@ -73,6 +74,14 @@ def test_objects_of_files(tmp_path: Path) -> None:
     with Image.open(tmp_path / "out" / "drawn" / "x.png") as picture:
         assert picture.size == (640, 320)  # enlarged five times
         assert len(picture.convert("RGB").getcolors(10**6)) > 10
+
+
+def test_a_segmenter_whose_outputs_are_no_numbers_finds_no_class_in_them(tmp_path: Path) -> None:
+    logits = torch.zeros(2, 64, 64)
+    logits[1, 3, 5] = float("nan")
+    told = finder_of([logits], "segmentation", CLASSES, (64, 64))
+    with pytest.raises(WeightsError, match="its outputs are NaN or infinite: the weights overflow; give others"):
+        list(find(told, [str(photo(tmp_path / "x.jpg", 64, 64))]))
 
 
 @pytest.mark.parametrize("masks", [False, True])
