@@ -92,6 +92,8 @@ def test_settings_survive_other_libraries_files() -> None:
     assert from_timm_config({"input_size": (3, 288, 288), "crop_pct": 0.95}).resize_size == 303
     with pytest.raises(PreprocessingError, match=r"interpolation must be .*, got 5"):  # Pillow's Hamming filter
         from_huggingface_config({"resample": 5})
+    with pytest.raises(PreprocessingError, match="do_resize: false, but images of all sizes"):
+        from_huggingface_config({"do_resize": False, "size": {"height": 32, "width": 32}})
 
 
 def test_a_huggingface_processor_is_read_as_it_computes() -> None:

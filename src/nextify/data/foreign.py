@@ -294,8 +294,11 @@ def from_huggingface_config(config: Config) -> Preprocessing:
     """Settings of a transformers ``preprocessor_config.json``.
 
     ConvNeXt's processor takes a shortest edge and crops below 384 pixels. Others take a height and width, to which they
-    squash, or a shortest edge and the size of a crop.
+    squash, or a shortest edge and the size of a crop. Raises ``PreprocessingError`` where images keep their size.
     """
+    if not config.get("do_resize", True):
+        raise PreprocessingError("preprocessor_config.json says do_resize: false, but images of all sizes must become "
+                                 "one: set it to true, and size to that of the training")  # fmt: skip
     size = config.get("size", 224)
     by_number, number = {number: name for name, number in _RESAMPLE.items()}, int(config.get("resample", 3))
     # Pixels from 0 to 255 times a factor are normalized; ours are from 0 to 1.
