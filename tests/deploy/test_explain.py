@@ -227,6 +227,8 @@ def test_command(tmp_path: Path, capsys: Captured) -> None:
     names = {"1-0-b-.png", "1-0-b--grad-cam.png", "2-1-b-.png", "2-1-b--grad-cam.png"}
     assert {p.name for p in out.glob("*.png")} == names
     assert all(f'src="{name}"' in page for name in names)
+    assert main(["explain", str(bundle), str(tmp_path), "--out", str(out), "--json"]) == 0
+    assert [found["path"] for found in json.loads(capsys.readouterr().out)] == images  # without the maps in out
     (one, _) = explain(str(bundle), images, index=1)
     assert isinstance(one, Explanation)
     assert one.index == 1

@@ -6,7 +6,7 @@ from nextify.cli.explain import Options
 from nextify.cli.prediction import failures
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.deploy.explain import Explanation, explain
-from nextify.evaluation.predict import Prediction
+from nextify.evaluation.predict import Prediction, without_own
 from nextify.report.explanations import write
 from nextify.system.text import printable
 from nextify.training.trial import runtime
@@ -16,7 +16,9 @@ HEADER = ("image", "class", "probability", "deletion (random order)", "insertion
 
 def run_explanation(options: Options) -> int:
     torch.set_num_threads(runtime("cpu", options.threads).threads)
-    answers = list(explain(options.bundle, options.images, options.method, options.index))
+    earlier = [options.out] if (options.out / "explanations.json").exists() else []
+    images = without_own(options.images, earlier)
+    answers = list(explain(options.bundle, images, options.method, options.index))
     found = [one for one in answers if isinstance(one, Explanation)]
     written = write(found, options.out) if found else []
     if options.json:

@@ -21,7 +21,7 @@ from nextify.data.dense.annotations import Id, IndexMask, mask_api
 from nextify.data.encoded import read_file
 from nextify.evaluation.dense_pictures import Thing, class_color, drawn, part_of, regions_drawn
 from nextify.evaluation.finder import BATCH, Finder
-from nextify.evaluation.predict import Source, expand, opened
+from nextify.evaluation.predict import Source, opened, without_own
 from nextify.system.files import UnusableFolder, write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.system.text import as_csv, valid_unicode
 from nextify.tasks.average_precision import Rle
@@ -182,13 +182,7 @@ class DenseFolder:
 
     def without_own(self, sources: Iterable[str]) -> list[str]:
         """The paths of all images of ``sources``, without the pictures of an earlier run that lie below them."""
-        ours, found = {(self.out / part).resolve() for part in ("drawn", "masks")}, list[str]()
-        for source in sources:
-            named = Path(source).expanduser().resolve()
-            for path, _ in expand(source):
-                folder = Path(path).parent.resolve()
-                if folder not in ours or named in (folder, folder / Path(path).name):
-                    found.append(path)
+        found = without_own(sources, (self.out / part for part in ("drawn", "masks")))
         self._stems = {Path(path).stem.lower() for path in found}
         return found
 

@@ -199,6 +199,19 @@ def expand(source: str | os.PathLike[str], extensions: frozenset[str] = EXTENSIO
         yield str(source), "no such file or folder"
 
 
+def without_own(sources: Iterable[str], folders: Iterable[Path]) -> list[str]:
+    """The paths that ``sources`` lead to, without what lies in ``folders``, such as pictures of an earlier run, unless
+    a source names one of them or a file there."""
+    ours, found = {folder.resolve() for folder in folders}, list[str]()
+    for source in sources:
+        named = Path(source).expanduser().resolve()
+        for path, _ in expand(source):
+            folder = Path(path).parent.resolve()
+            if folder not in ours or named in (folder, folder / Path(path).name):
+                found.append(path)
+    return found
+
+
 def _images(folder: Path, extensions: frozenset[str]) -> tuple[list[Path], list[OSError]]:
     """Images at any depth, sorted, and the errors of folders that could not be listed. Links are followed as in
     training: not those to a folder within ``folder`` or above it."""
