@@ -152,8 +152,7 @@ class Preprocessing:
         """Left, top, right and bottom of what the network sees of an upright image, in its pixels."""
         if self.fit == "squash":
             return 0.0, 0.0, float(width), float(height)
-        across, down = self._resized_size(width, height)
-        left, top = _start(across, self.size[1]), _start(down, self.size[0])
+        across, down, left, top = self._placed(width, height)
         x, y = width / across, height / down
         right, bottom = min(across, left + self.size[1]), min(down, top + self.size[0])
         return max(0, left) * x, max(0, top) * y, right * x, bottom * y
@@ -162,13 +161,11 @@ class Preprocessing:
         """Rows and columns of the network's input that show an upright image; around them it is padded."""
         if self.fit == "squash":
             return slice(0, self.size[0]), slice(0, self.size[1])
-        across, down = self._resized_size(width, height)
-        starts = _start(down, self.size[0]), _start(across, self.size[1])
-        rows, columns = (
-            slice(max(0, -start), min(size, resized - start))
-            for start, size, resized in zip(starts, self.size, (down, across), strict=True)
+        across, down, left, top = self._placed(width, height)
+        return (
+            slice(max(0, -top), min(self.size[0], down - top)),
+            slice(max(0, -left), min(self.size[1], across - left)),
         )
-        return rows, columns
 
     def batch_size(self, most: int) -> int:
         """How many images to put through a network at once: ``most``, or fewer if they are large."""
@@ -231,8 +228,7 @@ class Preprocessing:
         elif self.fit == "squash":
             image = image.resize((width, height), _filter(self.interpolation))
         else:
-            across, down = self._resized_size(*image.size)
-            left, top = _start(across, width), _start(down, height)
+            across, down, left, top = self._placed(*image.size)
             if across * down > WHOLE_UP_TO:
                 image, left, top = self._part(image, across, down, left, top)
             else:
@@ -267,6 +263,11 @@ class Preprocessing:
         image = image.crop((cut[0][0], cut[1][0], cut[0][1], cut[1][1]))
         box = (from_to_x[0], from_to_y[0], from_to_x[1], from_to_y[1])
         return image.resize((width, height), _filter(self.interpolation), box), left - x, top - y
+
+    def _placed(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Width and height of the resized image, and the left and top of the crop in it."""
+        across, down = self._resized_size(width, height)
+        return across, down, _start(across, self.size[1]), _start(down, self.size[0])
 
     def _resized_size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height once the short side is ``resize_size``, rounded as in torchvision."""
