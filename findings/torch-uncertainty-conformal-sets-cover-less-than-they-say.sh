@@ -17,7 +17,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3}" -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
-  torch-uncertainty==0.13.0 torchmetrics==1.9.0 lightning==2.6.6 rich==13.9.4 timm==1.0.31 torch==2.15.0 torchvision==0.29.2 numpy==2.4.6
+  torch-uncertainty==0.13.0 torchmetrics==1.9.0 lightning==2.6.6 rich==13.9.4 scikit-learn==1.9.1 timm==1.0.31 torch==2.15.0 torchvision==0.29.2 numpy==2.4.6
 cat > "$folder/cover.py" <<'PY'
 import logging
 import math

@@ -36,7 +36,7 @@ from nextify.deploy.serve.batching import Batcher, Full
 from nextify.deploy.serve.door import Door, content_policy, error_line
 from nextify.deploy.serve.metrics import Metrics
 from nextify.deploy.serve.reading import asks_for_png, read_body, read_images, read_parameter
-from nextify.deploy.serve.tasks import ENCODED, EXPLAIN, INFER, PREDICT, Array, Parameter, task_of
+from nextify.deploy.serve.tasks import ENCODED, EXPLAIN, INFER, PREDICT, Array, Classes, Parameter, task_of
 from nextify.deploy.serve.workers import Facts, Failed, Replaced, Worker
 from nextify.system.text import printable
 from nextify.tasks.metric_specs import TITLES, is_telling
@@ -208,7 +208,8 @@ class _Server:
         """``(H, W)`` over what the network sees of the image."""
         image, height, width = await self._prepared(1, encoded)
         heat: Array = (await self.batcher(EXPLAIN, [image], [index]))[0]
-        return heat[self.facts.about.preprocessing.filled(width, height)]
+        assert isinstance(self.task, Classes)
+        return heat[self.task.settings.filled(width, height)]
 
     async def infer(self, request: Request) -> Response:
         read_parameter(request, None)
