@@ -19,9 +19,9 @@ from nextify.study.results import StudyResults
 
 NOTES = {
     "cifar10": "CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG, so accuracies can be slightly below those on the "
-    "original pixels. Scale and epochs are the largest that 42 runs allow in 8 hours on 2 cores: 8.0 hours of training, "
-    "two runs side by side, in five sittings. Other work ran on the same cores for much of the time, so images/s are "
-    "low and uneven.\n\n"
+    "original pixels. Scale and epochs are the largest that 42 runs allow in 8 hours on 2 cores: 8.0 hours of "
+    "training, two runs side by side, in five sittings. Other work ran on the same cores for much of the time, so "
+    "images/s are low and uneven.\n\n"
     "Is the paper’s direction there? For 8 of the 13 changes it is: training technique, depthwise conv, width, "
     "inverted bottleneck, moving the depthwise conv up, GELU, fewer activations and fewer norms. Stage ratio, "
     "patchify stem, kernel size 7, BN → LN and separate downsampling gain in the paper and lose here. Each change has "
