@@ -1,5 +1,4 @@
-"""docs/results/README.md from the committed studies, docs/results/*/results.json: each table with its provenance,
-CIFAR-10's first.
+"""docs/results/README.md from the committed studies, docs/results/*/results.json: each table with its provenance.
 
 Also their rows in docs/ledger.md, between the comments that name this file.
 
@@ -9,7 +8,6 @@ Command:  python tools/results_pages.py [--check]
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from generated import ROOT, write_or_check
 
@@ -19,17 +17,17 @@ from nextify.study.results import StudyResults
 
 NOTES = {
     "cifar10": "CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG, so accuracies can be slightly below those on the "
-    "original pixels. Scale and epochs are the largest that 42 runs allow in 8 hours on 2 cores: 8.0 hours of "
-    "training, two runs side by side, in five sittings. Other work ran on the same cores for much of the time, so "
+    "original pixels. Scale and epochs were chosen so that the 42 runs take about 8 hours on 2 cores: they took 8.0 "
+    "hours, two side by side, in five sittings. Other work ran on the same cores for much of the time, so "
     "images/s are low and uneven.\n\n"
     "Is the paper’s direction there? For 8 of the 13 changes it is: training technique, depthwise conv, width, "
     "inverted bottleneck, moving the depthwise conv up, GELU, fewer activations and fewer norms. Stage ratio, "
     "patchify stem, kernel size 7, BN → LN and separate downsampling gain in the paper and lose here. Each change has "
     "the same sign in all three seeds; only four have a verdict (training technique higher; depthwise conv, moving it "
     "up and BN → LN lower). For the roadmap as a whole it is not: the training technique gains 15.2 points (2.7 in "
-    "the paper), and the twelve changes to the network lose 15.6 of them, where they gain 3.2 in the paper, so that "
-    "ConvNeXt ends about where ResNet with its own recipe began. Longer training, larger images and other scales were "
-    "not measured.",
+    "the paper), but the twelve changes to the network lose 15.6, where they gain 3.2 in the paper, so that ConvNeXt "
+    "ends about where ResNet with its own recipe began. Longer training, larger images and other scales were not "
+    "measured.",
     "cifar10-tiny": "Three epochs of the paper's recipe, fitted: this favours networks that learn fast and says "
     "nothing about long runs. CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG. Other work ran on the same cores "
     "during part of the training runs, so their images/s are low and uneven. The times of single images and of batches "
@@ -69,12 +67,6 @@ NOTES = {
 """What a reader must know of a data set beside its figures, by the folder's name."""
 
 
-def studies() -> list[Path]:
-    """The results of each, in the order of the page."""
-    found = (ROOT / "docs" / "results").glob("*/results.json")
-    return sorted(found, key=lambda path: (path.parent.name != "cifar10", path))
-
-
 def page() -> str:
     """All studies on one page."""
     parts = [
@@ -86,7 +78,7 @@ def page() -> str:
         "([schema](../results-schema.md)). Studies on a CUDA GPU: not measured; costs there: [compare.md](compare.md).",
         "",
     ]
-    for path in studies():
+    for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
         results = StudyResults.read(path)
         folder = path.parent.name
         parts += [f"## {study_title(results)}", ""]
@@ -109,7 +101,7 @@ def studies_table() -> str:
         "| what | metric | first row → last row, % | n | data | hardware | command |",
         "|---|---|---|--:|---|---|---|",
     ]
-    for path in studies():
+    for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
         results = StudyResults.read(path)
         study, place, (first, *_, last) = results.study, results.environment, results.rows
         data = f"{study.data.train_images:,} training and {study.data.test_images:,} test images, {study.image_size}²"
