@@ -1,10 +1,10 @@
 """Images/s and peak memory of a study's steps, for each row of the roadmap: this build beside another checkout.
 
-Each round starts one process per build and walks through the rows; the two take turns on each (A B B A …), a few steps
-each, so that both see a machine whose speed changes. A step is all that a trial does between two evaluations: its
-batch, augmentation, forward and backward pass, optimizer. Time is the process's own, on one thread, which other
-programs disturb less than the clock's. Ratios are paired by turn; the medians' geometric mean over the rows, and the
-peak memory of a process that has run all rows, stand last.
+Each round starts one process per build and walks through the rows; the two take turns on each (A B B A …), a few
+steps each, so that both see a machine whose speed changes. A step is all that a trial does between two evaluations:
+its batch, augmentation, forward and backward pass, optimizer. On one thread, time is the process's own, which other
+programs disturb less than the clock's; on several (``--threads 2``), it is the clock's. Ratios are paired by turn;
+the medians' geometric mean over the rows, and the peak memory of a process that has run all rows, stand last.
 
     python benchmarks/trials.py ../nextify-33f1e40/src --rounds 3 --turns 12 --json trials.json
 
@@ -33,7 +33,7 @@ MEMORY = "peak-memory"
 """In place of a row: MiB that the process has held at most."""
 
 
-def serve(scale_name: str, kernels: str) -> None:
+def serve(scale_name: str, kernels: str, threads: int) -> None:
     """Answer each line ``ROW STEPS`` on standard input with the images/s of that row, or with ``MEMORY``."""
     import torch
 
@@ -53,7 +53,8 @@ def serve(scale_name: str, kernels: str) -> None:
         from nextify.training.training import Training as Trainer  # type: ignore[import-not-found,no-redef]
 
     keep_freed_memory()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
     images, size = open_images("digits"), scale(scale_name)
     data = Data(images.name, images.fingerprint, images.num_classes, size.image_size(8))
     trials = {p.step: p.trial for p in make_plan(roadmap(), size, images, data, seeds=(0,)).trials}
@@ -67,14 +68,14 @@ def serve(scale_name: str, kernels: str) -> None:
         fresh, current = row != current, row
         if fresh:
             trainer = Trainer(
-                trials[row], images, Runtime(threads=1, **({} if kernels == "auto" else {"kernels": kernels}))
+                trials[row], images, Runtime(threads=threads, **({} if kernels == "auto" else {"kernels": kernels}))
             )
             batches = trainer.batches.iterate(0, trials[row].recipe.epochs * trainer.batches.steps_per_epoch)
         seconds = []
-        before = time.process_time()
+        before = clock()
         for batch in islice(batches, fresh * WARM_UP + int(steps)):
             float(trainer.train_step(*batch))
-            now = time.process_time()
+            now = clock()
             seconds.append(now - before)
             before = now
         print(trials[row].recipe.batch_size / statistics.median(seconds[-int(steps) :]), flush=True)
@@ -85,9 +86,10 @@ class Build:
 
     def __init__(self, source: Path, options: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--serve", "--scale", options.scale, "--kernels", options.kernels]
-        one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        command += ["--threads", str(options.threads)]
+        given = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))
         self.process = subprocess.Popen(
-            *(command,), env={**os.environ, **one, "PYTHONPATH": str(source)}, text=True,
+            *(command,), env={**os.environ, **given, "PYTHONPATH": str(source)}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self.rows: list[str] = self._answer()
@@ -123,12 +125,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=9, help="measured in each turn")
     parser.add_argument("--scale", default="tiny")
     parser.add_argument("--kernels", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rows", nargs="+", help="only these")
     parser.add_argument("--json", type=Path, help="write every measurement there")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve(options.scale, options.kernels)
+        return serve(options.scale, options.kernels, options.threads)
 
     sources = OWN, options.other
     commits = [commit(source) for source in sources]
@@ -150,7 +153,7 @@ def main() -> None:
     from nextify.system.environment import describe
 
     here = describe()
-    print(f"{here['cpu']}, one thread; torch {here['torch']}, python {here['python']}, {here['date']}")
+    print(f"{here['cpu']}, threads: {options.threads}; torch {here['torch']}, python {here['python']}, {here['date']}")
     print(f"digits, {options.scale}, kernels {options.kernels}; {options.rounds} rounds of {options.turns} turns of "
           f"{options.steps} steps\n")  # fmt: skip
     print("| row | images/s | other | ratio | range |\n|---|--:|--:|--:|---|")

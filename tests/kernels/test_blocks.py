@@ -31,12 +31,17 @@ RAGGED = {"depths": (1, 2), "widths": (17, 24), "stage_strides": (1, 2)}
 """Channels that fill no whole number of vectors."""
 
 
+threads = pytest.mark.parametrize("as_measured", [1, 3], indirect=True, ids=["1 thread", "3 threads"])
+
+
 @pytest.fixture(autouse=True)
-def as_measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, on what "auto" takes for a processor that was measured."""
+def as_measured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, or as many as a test asks for, on what "auto" takes for a processor that was measured."""
+    count = getattr(request, "param", 1)
     monkeypatch.setattr(choice, "AVX512", True)
+    monkeypatch.setattr(choice, "MOST_THREADS_WHOLE", max(count, choice.MOST_THREADS_WHOLE))
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     yield
     torch.set_num_threads(before)
 
@@ -82,12 +87,14 @@ def assert_same_step(model: ConvNet, images: Tensor, within: float = 1e-5) -> No
         torch.testing.assert_close(buffer.double(), exact_buffer.double(), rtol=within, atol=within)
 
 
+@threads
 @pytest.mark.parametrize("row", [row.name for row in roadmap()])
 def test_every_row_of_the_roadmap(row: str) -> None:
     changes = {**RAGGED, "stem": "patchify2", **({"layer_scale": 0.5} if row == "separate_downsampling" else {})}
     assert_same_step(drawn(roadmap()[row].design.with_(**changes), 0.5), torch.randn(5, 3, 14, 10))
 
 
+@threads
 @pytest.mark.parametrize("widths", [(16, 16), (20, 65), (48, 96)], ids=str)
 @pytest.mark.parametrize("design", [RESNET50, CONVNEXT_TINY], ids=["resnet", "convnext"])
 def test_odd_numbers_of_channels_and_pixels(design: Design, widths: tuple[int, int]) -> None:
@@ -95,6 +102,7 @@ def test_odd_numbers_of_channels_and_pixels(design: Design, widths: tuple[int, i
     assert_same_step(drawn(small), torch.randn(3, 3, 6, 22))
 
 
+@threads
 @pytest.mark.parametrize("kernel", [3, 5, 9, 11])
 @pytest.mark.parametrize("groups", [1, "depthwise"])
 def test_kernels_larger_than_the_image(kernel: int, groups: int | str) -> None:
@@ -102,12 +110,14 @@ def test_kernels_larger_than_the_image(kernel: int, groups: int | str) -> None:
     assert_same_step(drawn(design), torch.randn(4, 3, 6, 4))
 
 
+@threads
 def test_a_single_image_and_many() -> None:
     design = CONVNEXT_TINY.with_(**RAGGED, stem="patchify2", layer_scale=0.5)
     for images in (1, 70):  # more rows than are summed in float
         assert_same_step(drawn(design), torch.randn(images, 3, 8, 8))
 
 
+@threads
 def test_nan_goes_through_as_in_torch() -> None:
     model = drawn(roadmap()["baseline"].design.with_(**RAGGED))
     plain, images = copy.deepcopy(model), torch.randn(2, 3, 16, 16)
@@ -122,6 +132,7 @@ def test_nan_goes_through_as_in_torch() -> None:
         assert torch.equal(grad.isnan(), exact.isnan()), name
 
 
+@threads
 @pytest.mark.parametrize("kind", [LayerNorm, BatchNorm])
 @pytest.mark.parametrize("spread", [0.0, 0.01])
 def test_norms_far_from_zero(kind: type[nn.Module], spread: float) -> None:
@@ -138,6 +149,7 @@ def test_norms_far_from_zero(kind: type[nn.Module], spread: float) -> None:
         torch.testing.assert_close(grad.double(), exact_grad, rtol=1e-3, atol=0.02)
 
 
+@threads
 def test_memory_in_any_order() -> None:
     model = drawn(RESNET50.with_(**RAGGED))
     block, x = model.stages[0].blocks[0], torch.randn(2, 17, 5, 6)  # type: ignore[index, union-attr]
@@ -156,6 +168,7 @@ def test_memory_in_any_order() -> None:
         assert float((got.double() - expected).norm()) <= 1e-5 * float(expected.norm())
 
 
+@threads
 def test_calls_may_overlap_and_be_checkpointed() -> None:
     model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"))
     install(model)
@@ -278,7 +291,7 @@ def test_autocast_float64_threads_and_evaluation_are_left_to_the_layers() -> Non
     assert kernels_of(model) == {"torch"}
     step(model, images)
     assert kernels_of(model) == {"whole"}
-    torch.set_num_threads(2)
+    torch.set_num_threads(3)
     step(model, images)
     assert kernels_of(model) == {"torch"}
     torch.set_num_threads(1)
@@ -385,6 +398,19 @@ def test_constants_of_norms_may_change() -> None:
     assert_same_step(model, images)
 
 
+def test_threads_repeat_themselves_and_take_an_image_each() -> None:
+    model = drawn(RESNET50.with_(**RAGGED, stem="patchify2"))
+    install(model)
+    for count in (2, 1):
+        torch.set_num_threads(2)
+        images = torch.randn(count, 3, 12, 12)
+        first = step(copy.deepcopy(model), images)
+        for _ in range(5):
+            again = step(copy.deepcopy(model), images)
+            assert torch.equal(first[0], again[0])
+            assert all(map(torch.equal, first[1], again[1]))
+
+
 def test_threads_share_a_network() -> None:
     model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"))
     install(model)
@@ -407,9 +433,8 @@ def test_threads_share_a_network() -> None:
 def test_failures_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     library = blocks._library()
     layer = blocks.Layer(blocks.BATCH_NORM, 1, 1, 1, 1 << 60, 1, 1, 1 << 60)  # more than a vector can have
-    assert (
-        library.nextify_layers(ctypes.byref(layer), 1) == library.nextify_layers_backward(ctypes.byref(layer), 1) == 1
-    )
+    for call in ((ctypes.byref(layer), 1, threads) for threads in (1, 2)):
+        assert library.nextify_layers(*call) == library.nextify_layers_backward(*call) == 1
     norm = LayerNorm(20)
     monkeypatch.setattr(library, "nextify_layers", lambda *_: 1)
     with pytest.raises(RuntimeError, match="blocks kernel failed with code 1"):

@@ -1,4 +1,4 @@
-// A list of layers in training, forward and backward, on one thread: what a small network's block does, in one call.
+// A list of layers in training, forward and backward: what a small network's block does, in one call.
 //
 // Activations are (images * height * width, channels), contiguous floats. A dense convolution of any kernel and stride is
 // a matrix product whose rows are found through an index: of the pixels under each of its taps, or -1 outside the image.
@@ -9,9 +9,14 @@
 // float for CHUNK rows and then in double; those of a convolution's weight gradient are floats throughout. Gradients
 // overwrite: x_grad of elementwise layers may be y_grad.
 //
+// Each thread takes some of the images through all layers. Threads wait for each other only where a batch norm needs the
+// sums of all, and where the memory that a gradient is written to may still be read in another layout. Each sums the
+// gradients of weights over its own images; these are added at the end, in the order of the threads.
+//
 // Plain C interface; training.py builds, loads and checks it, and describes the fields of a Layer.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -38,6 +43,29 @@ struct Layer {
   int64_t rows() const { return images * out_height * out_width; }
   int64_t in_rows() const { return images * in_height * in_width; }
   int64_t taps() const { return kernel * kernel; }
+  int64_t weights() const {
+    if (kind == CONV) return outputs * taps() * inputs;
+    return kind == DEPTHWISE ? outputs * taps() : outputs;
+  }
+};
+
+// The images of a layer that one of `threads` takes. Pointers are to its own part, and `index` to what is the same for
+// all, with `all_rows` from one tap to the next.
+struct Share : Layer {
+  int64_t all_rows, thread, threads;
+
+  Share(const Layer& all, int64_t thread, int64_t threads)
+      : Layer(all), all_rows(all.rows()), thread(thread), threads(threads) {
+    const int64_t first = first_image(thread), row = first * out_height * out_width;
+    const int64_t in = first * in_height * in_width * inputs, out = row * outputs;
+    images = first_image(thread + 1) - first;
+    for (const float** p : {&other, &y_grad}) *p += *p ? out : 0;
+    for (float** p : {&y, &other_grad}) *p += *p ? out : 0;
+    x += x ? in : 0, x_grad += x_grad ? in : 0, factor += factor ? first : 0;
+    if (kind == LAYER_NORM) statistics += 2 * row;
+  }
+  int64_t first_image(int64_t of) const { return all_rows / (out_height * out_width) * of / threads; }
+  int64_t rows_of(int64_t of) const { return (first_image(of + 1) - first_image(of)) * out_height * out_width; }
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -210,13 +238,13 @@ const float* zeros(int64_t size) {
   return kept.data();
 }
 
-void conv_forward(const Layer& l) {
+void conv_forward(const Share& l) {
   const int64_t inner = l.taps() * l.inputs, rows = l.rows();
   const float* nothing = zeros(l.inputs);
   float* panel = scratch<2>(inner * WIDTH);
   const auto row = [&](int64_t tap, int64_t p) __attribute__((always_inline)) {
     if (!l.index) return l.x + p * l.inputs;
-    const int32_t at = l.index[tap * rows + p];
+    const int32_t at = l.index[tap * l.all_rows + p];
     return at < 0 ? nothing : l.x + at * l.inputs;
   };
   strips(l.outputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
@@ -230,7 +258,7 @@ void conv_forward(const Layer& l) {
   });
 }
 
-void conv_weight_grad(const Layer& l) {
+void conv_weight_grad(const Share& l) {
   const int64_t rows = l.rows(), inner = l.taps() * l.inputs;
   const float* nothing = zeros(l.inputs);
   const float** pixels = reinterpret_cast<const float**>(scratch<1>(2 * CHUNK));
@@ -240,7 +268,7 @@ void conv_weight_grad(const Layer& l) {
       strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
         constexpr int V = number<decltype(v)>, tall = crossed_rows(V);
         for (int64_t p = 0; p < count; ++p) {
-          const int64_t at = l.index ? l.index[tap * rows + start + p] : start + p;
+          const int64_t at = l.index ? l.index[tap * l.all_rows + start + p] : start + p;
           pixels[p] = at < 0 ? nothing : l.x + at * l.inputs + first;
         }
         const int64_t last = width - (V - 1) * LANES;
@@ -265,13 +293,13 @@ void conv_weight_grad(const Layer& l) {
 
 // Where input and output have the same size, the input gradient is the convolution of the output's gradient with the
 // kernel turned around, and reads the same index.
-void conv_gathered_input_grad(const Layer& l) {
+void conv_gathered_input_grad(const Share& l) {
   const int64_t rows = l.rows(), inner = l.taps() * l.inputs;
   const float* nothing = zeros(l.outputs);
   float* panel = scratch<2>(l.taps() * l.outputs * WIDTH);
   const auto row = [&](int64_t tap, int64_t p) __attribute__((always_inline)) {
     if (!l.index) return l.y_grad + p * l.outputs;
-    const int32_t at = l.index[tap * rows + p];
+    const int32_t at = l.index[tap * l.all_rows + p];
     return at < 0 ? nothing : l.y_grad + at * l.outputs;
   };
   strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
@@ -287,7 +315,7 @@ void conv_gathered_input_grad(const Layer& l) {
 }
 
 // Otherwise each tap's share is added to the pixels it saw.
-void conv_scattered_input_grad(const Layer& l) {
+void conv_scattered_input_grad(const Share& l) {
   const int64_t rows = l.rows(), inner = l.taps() * l.inputs;
   float* panel = scratch<2>(l.outputs * WIDTH);
   std::memset(l.x_grad, 0, l.in_rows() * l.inputs * sizeof(float));
@@ -299,7 +327,7 @@ void conv_scattered_input_grad(const Layer& l) {
           rows, 1, l.outputs, panel, width,
           [&](int64_t, int64_t p) __attribute__((always_inline)) { return l.y_grad + p * l.outputs; },
           [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
-            const int64_t at = l.index[tap * rows + r];
+            const int64_t at = l.index[tap * l.all_rows + r];
             if (at < 0) return;
             float* out = l.x_grad + at * l.inputs + first + c;
             set(out, get(out, lanes) + sum, lanes);
@@ -307,7 +335,7 @@ void conv_scattered_input_grad(const Layer& l) {
     });
 }
 
-void conv_backward(const Layer& l) {
+void conv_backward(const Share& l) {
   if (l.bias_grad) {
     std::vector<double> sums(l.outputs);
     column_sums<1>(
@@ -324,7 +352,7 @@ void conv_backward(const Layer& l) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Depthwise convolutions: LANES channels of an image at a time; the last ones overlap their neighbours
 
-void taps_first(const Layer& l, float* to) {  // (channels, taps) as (taps, channels)
+void taps_first(const Share& l, float* to) {  // (channels, taps) as (taps, channels)
   for (int64_t c = 0; c < l.outputs; ++c)
     for (int64_t t = 0; t < l.taps(); ++t) to[t * l.outputs + c] = l.weight[c * l.taps() + t];
 }
@@ -376,7 +404,7 @@ INLINE Range columns_of_taps(int64_t width, int64_t out_width, int64_t kernel, i
 
 // One plane's convolution with taps (kernel, kernel, LANES) `apart` floats from each other.
 __attribute__((noinline)) void convolve(const Plane& x, int64_t height, const float* taps, int64_t apart,
-                                        const Layer& l, int64_t stride, int64_t out_height, int64_t out_width,
+                                        const Share& l, int64_t stride, int64_t out_height, int64_t out_width,
                                         Range columns, Vector bias, float* y) {
   for (int64_t oh = 0; oh < out_height; ++oh) {
     const Range rows = rows_of_taps(oh, height, l.kernel, stride, l.padding);
@@ -396,7 +424,7 @@ __attribute__((noinline)) void convolve(const Plane& x, int64_t height, const fl
   }
 }
 
-void depthwise_forward(const Layer& l) {
+void depthwise_forward(const Share& l) {
   const int64_t c = l.outputs, pixels = l.out_height * l.out_width;
   float* taps = scratch<2>(l.taps() * c);
   const int64_t pitch = l.in_width + 2 * l.padding;
@@ -412,7 +440,7 @@ void depthwise_forward(const Layer& l) {
     }
 }
 
-void depthwise_backward(const Layer& l) {
+void depthwise_backward(const Share& l) {
   const int64_t c = l.outputs, k = l.kernel, pixels = l.out_height * l.out_width, in_pixels = l.in_height * l.in_width;
   float* taps = scratch<2>(l.taps() * c);
   float* totals = scratch<4>((l.taps() + 1) * c);  // of the weight's gradients and the bias's
@@ -474,33 +502,33 @@ void depthwise_backward(const Layer& l) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Patches, as rows of (taps, inputs), for a convolution of few channels; max pooling
 
-void patches(const Layer& l) {
+void patches(const Share& l) {
   float* y = l.y;
   for (int64_t p = 0; p < l.rows(); ++p)
     for (int64_t t = 0; t < l.taps(); ++t, y += l.inputs) {
-      const int32_t at = l.index[t * l.rows() + p];
+      const int32_t at = l.index[t * l.all_rows + p];
       for (int64_t c = 0; c < l.inputs; ++c) y[c] = at < 0 ? 0 : l.x[at * l.inputs + c];
     }
 }
 
-void patches_backward(const Layer& l) {
+void patches_backward(const Share& l) {
   if (!l.x_grad) return;
   const float* grad = l.y_grad;
   std::memset(l.x_grad, 0, l.in_rows() * l.inputs * sizeof(float));
   for (int64_t p = 0; p < l.rows(); ++p)
     for (int64_t t = 0; t < l.taps(); ++t, grad += l.inputs) {
-      const int32_t at = l.index[t * l.rows() + p];
+      const int32_t at = l.index[t * l.all_rows + p];
       for (int64_t c = 0; at >= 0 && c < l.inputs; ++c) l.x_grad[at * l.inputs + c] += grad[c];
     }
 }
 
-void pool(const Layer& l) {
+void pool(const Share& l) {
   const int64_t rows = l.rows(), c = l.inputs;
   for (int64_t p = 0; p < rows; ++p)
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
       Vector most = same(-INFINITY);
       for (int64_t t = 0; t < l.taps(); ++t) {
-        const int32_t at = l.index[t * rows + p];
+        const int32_t at = l.index[t * l.all_rows + p];
         if (at < 0) continue;
         const Vector x = get(l.x + at * c + k, lanes);
         most = choose((Bits)(x > most) | (Bits)(x != x), x, most);  // a NaN stays
@@ -509,7 +537,7 @@ void pool(const Layer& l) {
     });
 }
 
-void pool_backward(const Layer& l) {  // to the first of equal pixels, as torch does
+void pool_backward(const Share& l) {  // to the first of equal pixels, as torch does
   const int64_t rows = l.rows(), c = l.inputs;
   std::memset(l.x_grad, 0, l.in_rows() * c * sizeof(float));
   for (int64_t p = 0; p < rows; ++p)
@@ -517,7 +545,7 @@ void pool_backward(const Layer& l) {  // to the first of equal pixels, as torch 
       const Vector most = get(l.y + p * c + k, lanes);
       Vector grad = get(l.y_grad + p * c + k, lanes);
       for (int64_t t = 0; t < l.taps(); ++t) {
-        const int32_t at = l.index[t * rows + p];
+        const int32_t at = l.index[t * l.all_rows + p];
         if (at < 0) continue;
         float* out = l.x_grad + at * c + k;
         const Bits here = (Bits)(get(l.x + at * c + k, lanes) == most);
@@ -531,79 +559,102 @@ void pool_backward(const Layer& l) {  // to the first of equal pixels, as torch 
 // Norms
 
 // A batch norm's output is slope * x + shift, once its moments are known.
-INLINE void line_of(const Layer& l, float* slope, float* shift) {
-  const float *mean = l.statistics, *inverse = mean + l.outputs;
+INLINE void line_of(const Share& l, const float* mean, const float* inverse, float* slope, float* shift) {
   for (int64_t k = 0; k < l.outputs; ++k) {
     slope[k] = inverse[k] * l.weight[k];
     shift[k] = l.bias[k] - mean[k] * slope[k];
   }
 }
 
-void batch_norm_forward(const Layer& l) {
-  const int64_t rows = l.rows(), c = l.outputs;
-  std::vector<double> moments(2 * c);
-  float *mean = l.statistics, *inverse = mean + c, *slope = scratch<3>(3 * c), *shift = slope + c, *about = shift + c;
-  const int64_t some = rows < CHUNK ? rows : CHUNK;
+// Of a thread's own rows: the mean of the first ones, and sums of values and squares about it; (3, channels).
+void batch_norm_moments(const Share& l, double* own) {
+  const int64_t rows = l.rows(), c = l.outputs, some = rows < CHUNK ? rows : CHUNK;
+  float* about = scratch<3>(c);
   column_sums<1>(
-      some, c, moments.data(),
+      some, c, own,
       [&](int64_t r, int64_t k, int64_t lanes, Vector* s)
           __attribute__((always_inline)) { s[0] += get(l.x + r * c + k, lanes); });
-  for (int64_t k = 0; k < c; ++k) about[k] = float(moments[k] / some);  // close enough to the mean to subtract first
-  column_sums<2>(rows, c, moments.data(),
+  for (int64_t k = 0; k < c; ++k) own[k] = about[k] = float(own[k] / some);  // close enough to the mean to subtract first
+  column_sums<2>(rows, c, own + c,
                  [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
                    const Vector centred = get(l.x + r * c + k, lanes) - get(about + k, lanes);
                    s[0] += centred;
                    s[1] += centred * centred;
                  });
+}
+
+void batch_norm_forward(const Share& l, const double* moments) {  // (threads, 3, channels)
+  const int64_t c = l.outputs;
+  float *mean = scratch<3>(4 * c), *inverse = mean + c, *slope = inverse + c, *shift = slope + c;
   for (int64_t k = 0; k < c; ++k) {
-    const double from_about = moments[k] / rows;
-    const double squares = std::max(moments[c + k] - moments[k] * from_about, 0.0);  // a NaN stays
-    mean[k] = float(about[k] + from_about);
-    inverse[k] = float(1 / std::sqrt(squares / rows + l.eps));
+    const double* const own = moments + k;
+    double from_about = 0, squares = 0;
+    for (int64_t t = 0; t < l.threads; ++t) {
+      const double* const its = own + t * 3 * c;
+      from_about += (l.rows_of(t) * (its[0] - own[0]) + its[c]) / l.all_rows;
+    }
+    const double exact = own[0] + from_about;
+    for (int64_t t = 0; t < l.threads; ++t) {
+      const double *const its = own + t * 3 * c, from_its = its[c] / l.rows_of(t), off = its[0] + from_its - exact;
+      squares += std::max(its[2 * c] - its[c] * from_its, 0.0) + l.rows_of(t) * off * off;  // a NaN stays
+    }
+    mean[k] = float(exact);
+    inverse[k] = float(1 / std::sqrt(squares / l.all_rows + l.eps));
+    if (l.thread) continue;
+    l.statistics[k] = mean[k], l.statistics[c + k] = inverse[k];
     l.running_mean[k] += float(l.momentum * (mean[k] - l.running_mean[k]));
-    l.running_variance[k] += float(l.momentum * (squares / (rows - 1) - l.running_variance[k]));
+    l.running_variance[k] += float(l.momentum * (squares / (l.all_rows - 1) - l.running_variance[k]));
   }
-  ++*l.batches;
-  line_of(l, slope, shift);
-  everywhere(rows, c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+  if (!l.thread) ++*l.batches;
+  line_of(l, mean, inverse, slope, shift);
+  everywhere(l.rows(), c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
     const Vector y = get(l.x + i, lanes) * get(slope + k, lanes) + get(shift + k, lanes);
     set(l.y + i, l.relu ? positive(y) : y, lanes);
   });
 }
 
-void batch_norm_backward(const Layer& l) {
-  const int64_t rows = l.rows(), c = l.outputs;
-  std::vector<double> sums(2 * c);
+// The gradient before ReLU, of a batch norm's output that follows from x.
+INLINE Vector before_relu(const Share& l, const float* slope, const float* shift, int64_t i, int64_t k, int64_t lanes,
+                          Vector x) {
+  const Vector g = get(l.y_grad + i, lanes);
+  return l.relu ? passed(x * get(slope + k, lanes) + get(shift + k, lanes), g) : g;
+}
+
+// Of a thread's own rows: sums of gradients, and of their products with values about the mean; (2, channels).
+void batch_norm_grad_sums(const Share& l, double* own) {
+  const int64_t c = l.outputs;
   const float *mean = l.statistics, *inverse = mean + c;
-  float *slope = scratch<3>(4 * c), *shift = slope + c, *level = shift + c, *pull = level + c;
-  line_of(l, slope, shift);
-  const auto grad = [&](int64_t i, int64_t k, int64_t lanes, Vector x) __attribute__((always_inline)) {
-    const Vector g = get(l.y_grad + i, lanes);
-    if (!l.relu) return g;
-    return passed(x * get(slope + k, lanes) + get(shift + k, lanes), g);
-  };
-  column_sums<2>(rows, c, sums.data(),
+  float *slope = scratch<3>(2 * c), *shift = slope + c;
+  line_of(l, mean, inverse, slope, shift);
+  column_sums<2>(l.rows(), c, own,
                  [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
-                   const Vector x = get(l.x + r * c + k, lanes), g = grad(r * c + k, k, lanes, x);
+                   const Vector x = get(l.x + r * c + k, lanes);
+                   const Vector g = before_relu(l, slope, shift, r * c + k, k, lanes, x);
                    s[0] += g;
                    s[1] += g * (x - get(mean + k, lanes));
                  });
+  for (int64_t k = 0; k < c; ++k) l.bias_grad[k] = float(own[k]), l.weight_grad[k] = float(own[c + k] * inverse[k]);
+}
+
+void batch_norm_backward(const Share& l, const double* sums) {  // (threads, 2, channels)
+  const int64_t c = l.outputs;
+  const float *mean = l.statistics, *inverse = mean + c;
+  float *slope = scratch<3>(4 * c), *shift = slope + c, *level = shift + c, *pull = level + c;
+  line_of(l, mean, inverse, slope, shift);
   // dX = slope * (dY - mean(dY) - (X - mean) * pull)
   for (int64_t k = 0; k < c; ++k) {
-    const double along_x = sums[c + k] * inverse[k];
-    l.weight_grad[k] = float(along_x);
-    l.bias_grad[k] = float(sums[k]);
-    pull[k] = float(along_x / rows * inverse[k]);
-    level[k] = float(sums[k] / rows) - mean[k] * pull[k];
+    double grads = 0, along_x = 0;
+    for (int64_t t = 0; t < l.threads; ++t) grads += sums[2 * t * c + k], along_x += sums[(2 * t + 1) * c + k];
+    pull[k] = float(along_x * inverse[k] / l.all_rows * inverse[k]);
+    level[k] = float(grads / l.all_rows) - mean[k] * pull[k];
   }
-  everywhere(rows, c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
-    const Vector x = get(l.x + i, lanes);
-    const Vector rest = grad(i, k, lanes, x) - get(level + k, lanes) - x * get(pull + k, lanes);
-    set(l.x_grad + i, rest * get(slope + k, lanes), lanes);
+  everywhere(l.rows(), c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    const Vector x = get(l.x + i, lanes), g = before_relu(l, slope, shift, i, k, lanes, x);
+    set(l.x_grad + i, (g - get(level + k, lanes) - x * get(pull + k, lanes)) * get(slope + k, lanes), lanes);
   });
 }
 
-void layer_norm_forward(const Layer& l) {
+void layer_norm_forward(const Share& l) {
   const int64_t rows = l.rows(), c = l.outputs;
   for (int64_t r = 0; r < rows; ++r) {
     const float* x = l.x + r * c;
@@ -624,7 +675,7 @@ void layer_norm_forward(const Layer& l) {
   }
 }
 
-void layer_norm_backward(const Layer& l) {
+void layer_norm_backward(const Share& l) {
   const int64_t rows = l.rows(), c = l.outputs;
   std::vector<double> sums(2 * c);
   column_sums<2>(rows, c, sums.data(),
@@ -653,21 +704,21 @@ void layer_norm_backward(const Layer& l) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Activations, and where a block's branch meets its shortcut
 
-void activate(const Layer& l) {
+void activate(const Share& l) {
   along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
     const Vector x = get(l.x + i, lanes);
     set(l.y + i, l.kind == RELU ? positive(x) : x * distribution(x, x * x), lanes);
   });
 }
 
-void activate_backward(const Layer& l) {
+void activate_backward(const Share& l) {
   along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
     const Vector x = get(l.x + i, lanes), g = get(l.y_grad + i, lanes), square = x * x;
     set(l.x_grad + i, l.kind == RELU ? passed(x, g) : g * slope(x, square, distribution(x, square)), lanes);
   });
 }
 
-void join(const Layer& l) {  // Y = [relu] (other + factor * scale * X)
+void join(const Share& l) {  // Y = [relu] (other + factor * scale * X)
   const int64_t c = l.outputs, each = l.out_height * l.out_width;
   everywhere(l.rows(), c, [&](int64_t i, int64_t r, int64_t k, int64_t lanes) __attribute__((always_inline)) {
     Vector x = get(l.x + i, lanes);
@@ -678,7 +729,7 @@ void join(const Layer& l) {  // Y = [relu] (other + factor * scale * X)
   });
 }
 
-void join_backward(const Layer& l) {
+void join_backward(const Share& l) {
   const int64_t c = l.outputs, each = l.out_height * l.out_width;
   everywhere(l.rows(), c, [&](int64_t i, int64_t r, int64_t k, int64_t lanes) __attribute__((always_inline)) {
     Vector g = get(l.y_grad + i, lanes);
@@ -699,56 +750,155 @@ void join_backward(const Layer& l) {
   });
 }
 
-void split_backward(const Layer& l) {  // what a block's input gets from the branch and from the shortcut
+void split_backward(const Share& l) {  // what a block's input gets from the branch and from the shortcut
   if (!l.x_grad) return;
   along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
     set(l.x_grad + i, get(l.y_grad + i, lanes) + get(l.other + i, lanes), lanes);
   });
 }
 
-void forward(const Layer* layers, int64_t count) {
-  for (const Layer* l = layers; l < layers + count; ++l) switch (l->kind) {
-      case CONV: conv_forward(*l); break;
-      case DEPTHWISE: depthwise_forward(*l); break;
-      case BATCH_NORM: batch_norm_forward(*l); break;
-      case LAYER_NORM: layer_norm_forward(*l); break;
-      case RELU: case GELU: activate(*l); break;
-      case JOIN: join(*l); break;
-      case SPLIT: break;
-      case PATCHES: patches(*l); break;
-      case POOL: pool(*l); break;
+// ---------------------------------------------------------------------------------------------------------------------
+// All layers, by all threads
+
+struct Team {
+  int64_t most;                     // threads, that the memory below is for
+  double* sums;                     // (2, most, 3, channels), of batch norms in turn
+  int64_t of_sums;                  // most * 3 * channels
+  float* grads = nullptr;           // (most - 1, parameters): the later threads' gradients
+  int64_t parameters = 0;
+  std::atomic<bool> failed{false};  // for want of memory; all threads still meet at the barriers
+
+  Team(const Layer* layers, int64_t count, int64_t threads) : most(threads) {
+    int64_t channels = 0;
+    for (const Layer* l = layers; l < layers + count; ++l)
+      if (l->kind == BATCH_NORM) channels = std::max(channels, l->outputs);
+    of_sums = most * 3 * channels;
+    sums = reinterpret_cast<double*>(scratch<5>(4 * of_sums));
+  }
+
+  template <class F>
+  void attempt(F f) {
+    if (failed) return;
+    try {
+      f();
+    } catch (...) {
+      failed = true;
     }
+  }
+
+  template <class F>
+  int run(F f) {  // f(thread, threads)
+    if (most == 1) {
+      f(0, 1);
+    } else {
+#pragma omp parallel num_threads(most)
+      f(omp_get_thread_num(), omp_get_num_threads());
+    }
+    return failed;
+  }
+};
+
+INLINE void meet(int64_t threads) {
+  if (threads > 1) {
+#pragma omp barrier
+  }
 }
 
-void backward(const Layer* layers, int64_t count) {
-  for (const Layer* l = layers + count - 1; l >= layers; --l) switch (l->kind) {
-      case CONV: conv_backward(*l); break;
-      case DEPTHWISE: depthwise_backward(*l); break;
-      case BATCH_NORM: batch_norm_backward(*l); break;
-      case LAYER_NORM: layer_norm_backward(*l); break;
-      case RELU: case GELU: activate_backward(*l); break;
-      case JOIN: join_backward(*l); break;
-      case SPLIT: split_backward(*l); break;
-      case PATCHES: patches_backward(*l); break;
-      case POOL: pool_backward(*l); break;
-    }
+void forward(const Share& l, const double* sums) {
+  switch (l.kind) {
+    case CONV: return conv_forward(l);
+    case DEPTHWISE: return depthwise_forward(l);
+    case BATCH_NORM: return batch_norm_forward(l, sums);
+    case LAYER_NORM: return layer_norm_forward(l);
+    case RELU: case GELU: return activate(l);
+    case JOIN: return join(l);
+    case PATCHES: return patches(l);
+    case POOL: return pool(l);
+  }
 }
 
-// Both return 0, or 1 where memory ran out: C++ exceptions would end the process.
-extern "C" int nextify_layers(const Layer* layers, int64_t count) {
+void backward(const Share& l, const double* sums) {
+  switch (l.kind) {
+    case CONV: return conv_backward(l);
+    case DEPTHWISE: return depthwise_backward(l);
+    case BATCH_NORM: return batch_norm_backward(l, sums);
+    case LAYER_NORM: return layer_norm_backward(l);
+    case RELU: case GELU: return activate_backward(l);
+    case JOIN: return join_backward(l);
+    case SPLIT: return split_backward(l);
+    case PATCHES: return patches_backward(l);
+    case POOL: return pool_backward(l);
+  }
+}
+
+int forward(const Layer* layers, int64_t count, Team& team) {
+  return team.run([&](int64_t thread, int64_t threads) {
+    double* sums = team.sums;
+    for (const Layer* at = layers; at < layers + count; ++at) {
+      const Share l(*at, thread, threads);
+      if (l.kind == BATCH_NORM) {
+        sums = sums == team.sums ? team.sums + team.of_sums : team.sums;  // the others may still read the last ones
+        team.attempt([&] { batch_norm_moments(l, sums + thread * 3 * l.outputs); });
+        meet(threads);
+      }
+      team.attempt([&] { forward(l, sums); });
+    }
+  });
+}
+
+int backward(const Layer* layers, int64_t count, Team& team) {
+  for (const Layer* l = layers; l < layers + count; ++l)
+    team.parameters += (l->weight_grad ? l->weights() : 0) + (l->bias_grad ? l->outputs : 0);
+  team.grads = scratch<6>((team.most - 1) * team.parameters);
+  return team.run([&](int64_t thread, int64_t threads) {
+    double* sums = team.sums;
+    float* own = team.grads + (thread - 1) * team.parameters;
+    for (const Layer* at = layers + count - 1; at >= layers; --at) {
+      Share l(*at, thread, threads);
+      if (thread) {
+        if (l.weight_grad) l.weight_grad = own, own += l.weights();
+        if (l.bias_grad) l.bias_grad = own, own += l.outputs;
+      }
+      if (l.kind == BATCH_NORM) {
+        sums = sums == team.sums ? team.sums + team.of_sums : team.sums;
+        team.attempt([&] { batch_norm_grad_sums(l, sums + thread * 2 * l.outputs); });
+        meet(threads);
+      }
+      team.attempt([&] { backward(l, sums); });
+      // The next layer may write where this one read, in another layout.
+      if (l.kind == CONV || l.kind == DEPTHWISE || l.kind == PATCHES || l.kind == POOL) meet(threads);
+    }
+    if (threads == 1) return;
+    meet(threads);
+    const float* theirs = team.grads;
+    const auto add = [&](float* to, int64_t size) {
+      if (!to) return;
+      for (int64_t i = size * thread / threads; i < size * (thread + 1) / threads; ++i)
+        for (int64_t t = 0; t < threads - 1; ++t) to[i] += theirs[t * team.parameters + i];
+      theirs += size;
+    };
+    for (const Layer* l = layers + count - 1; l >= layers; --l) {
+      add(l->weight_grad, l->weights());
+      add(l->bias_grad, l->outputs);
+    }
+  });
+}
+
+int with_team(const Layer* layers, int64_t count, int64_t threads, int (*f)(const Layer*, int64_t, Team&)) {
   try {
-    forward(layers, count);
-    return 0;
+    Team team(layers, count, threads);
+    return f(layers, count, team);
   } catch (...) {
     return 1;
   }
 }
 
-extern "C" int nextify_layers_backward(const Layer* layers, int64_t count) {
-  try {
-    backward(layers, count);
-    return 0;
-  } catch (...) {
-    return 1;
-  }
+// Both return 0, or 1 where memory ran out: C++ exceptions would end the process. There are at most as many threads as
+// images.
+extern "C" int nextify_layers(const Layer* layers, int64_t count, int64_t threads) {
+  return with_team(layers, count, threads, forward);
+}
+
+extern "C" int nextify_layers_backward(const Layer* layers, int64_t count, int64_t threads) {
+  return with_team(layers, count, threads, backward);
 }

@@ -1,8 +1,8 @@
 """A whole block of a small network in training: one call into ``blocks_cpu.cpp`` forward, and one backward.
 
 In networks of a few thousand pixels per batch, torch's layers spend as much time on calls, allocation and elementwise
-passes as on products. Here a block's layers run one after the other in memory that stays in the cache. It uses one
-thread, as a study does for each of its small networks. Results differ from the layers' by rounding only.
+passes as on products. Here a block's layers run one after the other in memory that stays in the cache. Of several
+threads, each takes some of the images through all layers. Results differ from the layers' by rounding only.
 """
 
 import ctypes
@@ -54,7 +54,7 @@ class Layer(ctypes.Structure):
 def _check(library: ctypes.CDLL) -> None:
     """Raise RuntimeError where a dense convolution of ragged channels, or its gradients, are not NumPy's."""
     for function in (library.nextify_layers, library.nextify_layers_backward):
-        function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int64], ctypes.c_int
+        function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64], ctypes.c_int
     random = np.random.default_rng(0)
     n, h, w, c, out, k = 3, 5, 4, 21, 70, 3
     x, weight = random.standard_normal((n, h, w, c), np.float32), random.standard_normal((out, k, k, c), np.float32)
@@ -65,7 +65,8 @@ def _check(library: ctypes.CDLL) -> None:
     arrays = {"x": x, "weight": weight, "bias": bias, "y": y, "index": index, "y_grad": grad}
     for name, array in {**arrays, **dict(zip(("x_grad", "weight_grad", "bias_grad"), found, strict=True))}.items():
         setattr(layer, name, array.ctypes.data)
-    code = library.nextify_layers(ctypes.byref(layer), 1) or library.nextify_layers_backward(ctypes.byref(layer), 1)
+    call = ctypes.byref(layer), 1, 1
+    code = library.nextify_layers(*call) or library.nextify_layers_backward(*call)
     views = [np.lib.stride_tricks.sliding_window_view(np.pad(a, ((0, 0), (1, 1), (1, 1), (0, 0))), (k, k), axis=(1, 2))
              for a in (x, grad)]  # (N, H, W, C, K, K)  # fmt: skip
     expected = (
@@ -328,7 +329,7 @@ class _Block(torch.autograd.Function):
     def forward(ctx: Any, program: Program, x: Tensor, factor: Tensor | None, *learned: Tensor) -> Tensor:
         x, out, kept = x.contiguous(), x.new_empty(program.out_shape), x.new_empty(program.kept)
         layers, _ = _layers(program, learned, factor, x, out, kept)
-        if code := _library().nextify_layers(layers, len(layers)):
+        if code := _library().nextify_layers(layers, len(layers), _threads(x)):
             raise failed("blocks", code)
         ctx.program, ctx.factor = program, factor
         ctx.save_for_backward(x, out, kept, *learned)
@@ -355,7 +356,7 @@ class _Block(torch.autograd.Function):
         _place(layers, program.backward_places, memory)
         for (layer, field, _, _), of in zip(program.learned, found, strict=True):
             setattr(layers[layer], f"{field}_grad", of.data_ptr())
-        if code := _library().nextify_layers_backward(layers, len(layers)):
+        if code := _library().nextify_layers_backward(layers, len(layers), _threads(x)):
             raise failed("blocks", code)
         return x_grad, *found
 
@@ -389,6 +390,10 @@ def _layers(
     if program.join is not None:
         layers[program.join].factor = None if factor is None else factor.data_ptr()
     return layers, memory
+
+
+def _threads(x: Tensor) -> int:
+    return min(torch.get_num_threads(), x.shape[0])
 
 
 def _place(layers: Any, places: Sequence[tuple[int, str, int, int]], memory: Sequence[int]) -> None:
