@@ -177,6 +177,35 @@ def test_accumulation_gives_the_same_step(digits):
         torch.testing.assert_close(parts.model.state_dict()[name], value, rtol=1e-4, atol=2e-5)
 
 
+def test_frozen_stages_average_clipping_and_parts_go_together(digits):
+    recipe = SMALL.with_(stochastic_depth=0.3, ema=0.5, gradient_clip=0.1)
+    trial, in_parts = replace(trial_of(recipe=recipe), frozen_stages=2), replace(RUNTIME, accumulation=4)
+    first = Trainer(trial, digits, in_parts)
+    frozen = {n for n, p in first.model.named_parameters() if not p.requires_grad}
+    start, expected = weights(first), {name: value.clone() for name, value in weights(first).items()}
+    assert any(name.startswith("stages.1.") for name in frozen)
+    assert not any(name.startswith(("stages.2.", "head.")) for name in frozen)
+    for step in range(4):
+        advance(first, 1)
+        for name, value in weights(first).items():  # the average begins with the first step's weights
+            expected[name] = value if step == 0 else 0.5 * expected[name] + 0.5 * value
+    assert all(torch.equal(value, start[name]) == (name in frozen) for name, value in weights(first).items())
+    for name, value in first.average.module.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+
+    whole = advance(Trainer(trial, digits, RUNTIME), 4)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(first.model.state_dict()[name], value, rtol=1e-4, atol=2e-5)
+
+    resumed = Trainer(trial, digits, in_parts)
+    resumed.load_state(advance(Trainer(trial, digits, in_parts), 2).state())
+    assert equal(weights(advance(resumed, 2)), weights(first))
+    assert equal(resumed.average.state_dict(), first.average.state_dict())
+
+    unclipped = replace(trial, recipe=recipe.with_(gradient_clip="off"))
+    assert not equal(weights(advance(Trainer(unclipped, digits, in_parts), 4)), weights(first))
+
+
 def test_the_parts_of_a_batch_belong_to_the_trial_where_batch_norm_sees_them(digits):
     trial = trial_of("training_technique", SMALL.with_(stochastic_depth=0.0))
     in_parts = replace(trial, accumulation=4)
