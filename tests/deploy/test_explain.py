@@ -229,6 +229,10 @@ def test_command(tmp_path: Path, capsys: Captured) -> None:
     assert all(f'src="{name}"' in page for name in names)
     assert main(["explain", str(bundle), str(tmp_path), "--out", str(out), "--json"]) == 0
     assert [found["path"] for found in json.loads(capsys.readouterr().out)] == images  # without the maps in out
+    (tmp_path / "photos").mkdir()
+    out.rename(maps := tmp_path / "photos" / "explanations")
+    assert main(["explain", str(bundle), str(tmp_path / "photos"), "--out", str(maps)]) == 2
+    assert "there are only pictures of an earlier run: name images" in capsys.readouterr().err
     (one, _) = explain(str(bundle), images, index=1)
     assert isinstance(one, Explanation)
     assert one.index == 1

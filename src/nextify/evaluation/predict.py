@@ -201,7 +201,7 @@ def expand(source: str | os.PathLike[str], extensions: frozenset[str] = EXTENSIO
 
 def without_own(sources: Iterable[str], folders: Iterable[Path]) -> list[str]:
     """The paths that ``sources`` lead to, without what lies in ``folders``, such as pictures of an earlier run, unless
-    a source names one of them or a file there."""
+    a source names one of them or a file there. Raises ``ValueError`` where nothing else is left."""
     ours, found = {folder.resolve() for folder in folders}, list[str]()
     for source in sources:
         named = Path(source).expanduser().resolve()
@@ -209,6 +209,8 @@ def without_own(sources: Iterable[str], folders: Iterable[Path]) -> list[str]:
             folder = Path(path).parent.resolve()
             if folder not in ours or named in (folder, folder / Path(path).name):
                 found.append(path)
+    if not found:
+        raise ValueError(f"{', '.join(sources)}: there are only pictures of an earlier run: name images")
     return found
 
 
