@@ -93,8 +93,9 @@ def test_every_drawn_design_is_lawful_and_can_be_built(image_size):
     assert {design.norms for design in designs} == {"after_every_conv", "before_expand"}
     assert {design.norm for design in designs} == {"batch", "layer"}
     for design in designs:
+        dense = {"bottleneck": design.bottleneck, "spatial": "first"} if design.bottleneck == "none" else {}
         assert design.groups == "depthwise" or design == design.with_(
-            bottleneck="narrow", spatial="middle", kernel_size=3
+            **{"bottleneck": "narrow", "spatial": "middle", "kernel_size": 3, **dense}
         )
         assert design.layer_scale == "off" or design.norms == "before_expand"
         assert cost(design, image_size, 10).macs > 0
@@ -102,7 +103,8 @@ def test_every_drawn_design_is_lawful_and_can_be_built(image_size):
         for design in list(designs)[:4]:
             network = create_model(design, 10).eval()
             assert network(torch.zeros(1, 3, image_size, image_size)).shape == (1, 10)
-    assert any(image_size <= 64 and design.downsampling == "pooled" for design in designs) == (image_size <= 64)
+    assert any(design.downsampling == "pooled" for design in designs) == (image_size <= 64)
+    assert any(design.bottleneck == "none" for design in designs) == (image_size <= 64)
 
 
 @pytest.mark.parametrize("budget", ["latency<2ms", "latency<2ms, parameters<100k"])

@@ -101,7 +101,9 @@ def anchors(scale: Scale, image_size: int) -> Iterator[tuple[str, Design]]:
 
 
 def drawn(rng: np.random.Generator, scale: Scale, image_size: int) -> tuple[str, Design]:
-    """A random design near a roadmap at a scale, and what it is, in words."""
+    """A random design near a roadmap at a scale, or near our own designs for small images, and what it is, in words."""
+    if image_size <= SMALL_IMAGE and rng.random() < 0.5:
+        return drawn_pooled(rng)
     path = list(ROADMAPS.values())[rng.integers(len(ROADMAPS))]
     steps = [step for step in path.steps if step.adopted and step.after and step.name != "width"]
     names = [step.name for step in steps]
@@ -136,6 +138,22 @@ def drawn(rng: np.random.Generator, scale: Scale, image_size: int) -> tuple[str,
     words += ["pooled"] if design.downsampling == "pooled" else []
     words += [f"{design.kernel_size}×{design.kernel_size}"]
     return ", ".join(words), design
+
+
+def drawn_pooled(rng: np.random.Generator) -> tuple[str, Design]:
+    """A random design near ``resnet_pooled`` or ``convnext_pooled``, and what it is, in words."""
+    name, design = (("resnet_pooled", DENSE), ("convnext_pooled", POOLED))[rng.integers(2)]
+    depths = [int(rng.choice((1, 1, 2, 3))) for _ in design.depths]
+    growth = float(rng.choice((1.5, 2, 3, 4))), float(rng.choice((1, 1.5, 2)))
+    first = design.widths[0]
+    design = design.with_(
+        depths=tuple(depths),
+        widths=(first, round(first * growth[0]), round(first * growth[0] * growth[1])),
+        kernel_size=int(rng.choice((3, 3, 5, 7))) if design.groups == "depthwise" else 3,
+        norm=str(rng.choice(("batch", "batch", "layer"))),
+        activation=str(rng.choice(("gelu", "relu"))),
+    )
+    return f"{name} with {design.norm} norm and {design.activation}, {design.kernel_size}×{design.kernel_size}", design
 
 
 def widened(design: Design, factor: float) -> Design:
