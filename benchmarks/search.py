@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="final trainings of each winner")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--scale", default="tiny")
+    parser.add_argument("--precision", default="fp32", help="of the trainings; latency is always that of fp32")
     parser.add_argument("--latency-threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("runs/search-repeated"))
     given = parser.parse_args()
@@ -43,6 +44,7 @@ def main() -> None:
             seeds=given.seeds,
             seed=seed,
             scale=given.scale,
+            precision=given.precision,
             latency_threads=given.latency_threads,
         )
         records.append(
