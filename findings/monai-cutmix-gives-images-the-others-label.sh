@@ -6,7 +6,7 @@
 # Seen 2026-12-01 with monai 1.6.1, torch 2.15.0, Python 3.11.7; 4 images of classes 0 to 3:
 #   share of an image's own pixels   0.99 0.99 0.99 0.99
 #   label weight of its own class    0.00 0.00 0.00 0.00
-# A guess that fails: "labels are mixed by the area that was cut, as in the paper" (its MixUp does mix them).
+# A guess that fails: "labels are mixed by the area that was cut, as in the paper".
 # What works: torchvision.transforms.v2.CutMix(num_classes=…), which mixes labels by the area.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -2,7 +2,6 @@
 # pytorch-toolbelt's d4_image2label averages a classifier's answers to the eight turned and mirrored views of an image. The eight
 # answers are put together from a list that names the seventh twice and the sixth never. So one view counts double and one not at
 # all, for every reduction, and the average changes when the image is mirrored, which an average over all eight cannot.
-# d4_image2mask, for segmentation, is right.
 #
 # Seen 2026-12-01 with pytorch-toolbelt 0.8.0, torch 2.15.0, Python 3.11.7:
 #   weights of the eight views           0.125 0.125 0.125 0.125 0.125 0.000 0.250 0.125

@@ -15,6 +15,8 @@ from nextify.report.tables import markdown
 from nextify.report.text import mean_std, path_title, study_title
 from nextify.study.results import StudyResults
 
+STUDIES = sorted((ROOT / "docs" / "results").glob("*/results.json"))
+
 NOTES = {
     "cifar10": "CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG, so accuracies can be slightly below those on the "
     "original pixels. Scale and epochs were chosen so that the 42 runs take about 8 hours on 2 cores: they took 8.0 "
@@ -78,7 +80,7 @@ def page() -> str:
         "([schema](../results-schema.md)). Studies on a CUDA GPU: not measured; costs there: [compare.md](compare.md).",
         "",
     ]
-    for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
+    for path in STUDIES:
         results = StudyResults.read(path)
         folder = path.parent.name
         parts += [f"## {study_title(results)}", ""]
@@ -101,7 +103,7 @@ def studies_table() -> str:
         "| what | metric | first row → last row, % | n | data | hardware | command |",
         "|---|---|---|--:|---|---|---|",
     ]
-    for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
+    for path in STUDIES:
         results = StudyResults.read(path)
         study, place, (first, *_, last) = results.study, results.environment, results.rows
         data = f"{study.data.train_images:,} training and {study.data.test_images:,} test images, {study.image_size}²"

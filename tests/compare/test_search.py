@@ -93,10 +93,8 @@ def test_every_drawn_design_is_lawful_and_can_be_built(image_size):
     assert {design.norms for design in designs} == {"after_every_conv", "before_expand"}
     assert {design.norm for design in designs} == {"batch", "layer"}
     for design in designs:
-        dense = {"bottleneck": design.bottleneck, "spatial": "first"} if design.bottleneck == "none" else {}
-        assert design.groups == "depthwise" or design == design.with_(
-            **{"bottleneck": "narrow", "spatial": "middle", "kernel_size": 3, **dense}
-        )
+        block = ("none", "first", 3) if design.bottleneck == "none" else ("narrow", "middle", 3)
+        assert design.groups == "depthwise" or (design.bottleneck, design.spatial, design.kernel_size) == block
         assert design.layer_scale == "off" or design.norms == "before_expand"
         assert cost(design, image_size, 10).macs > 0
     with torch.no_grad():

@@ -3,7 +3,8 @@ the members of the families that do.
 
 A point is a row of a roadmap with up to ``FLIPS`` of its decisions taken or dropped, as ``nextify attribute`` allows
 them, with kernels, depths, the ratio of the stages and the growth of the widths varied. The step "increase width" has
-no place here, since the budget decides the widths.
+no place here, since the budget decides the widths. For small images, half of the points are near our own designs for
+these instead.
 """
 
 import itertools
@@ -29,6 +30,8 @@ from nextify.paper.roadmap import ROADMAPS
 from nextify.study.attribution import lawful
 from nextify.system.device import threads
 
+OWN = (("resnet_pooled", DENSE), ("convnext_pooled", POOLED))
+"""Our own designs for small images."""
 FLIPS = 3
 KERNELS = (3, 5, 7, 9, 11)
 AIM = 0.95
@@ -92,8 +95,7 @@ def measured(
 def anchors(scale: Scale, image_size: int) -> Iterator[tuple[str, Design]]:
     """Where a search begins: our own designs for small images, and both ends of each roadmap."""
     if image_size <= SMALL_IMAGE:
-        yield "resnet_pooled", DENSE
-        yield "convnext_pooled", POOLED
+        yield from OWN
     for path in ROADMAPS.values():
         ends = path.title.split(" → ")
         yield ends[1], scale.shrink(path.rows[-1].design)
@@ -141,8 +143,8 @@ def drawn(rng: np.random.Generator, scale: Scale, image_size: int) -> tuple[str,
 
 
 def drawn_pooled(rng: np.random.Generator) -> tuple[str, Design]:
-    """A random design near ``resnet_pooled`` or ``convnext_pooled``, and what it is, in words."""
-    name, design = (("resnet_pooled", DENSE), ("convnext_pooled", POOLED))[rng.integers(2)]
+    """A random design near one of our own for small images, and what it is, in words."""
+    name, design = OWN[rng.integers(2)]
     depths = [int(rng.choice((1, 1, 2, 3))) for _ in design.depths]
     growth = float(rng.choice((1.5, 2, 3, 4))), float(rng.choice((1, 1.5, 2)))
     first = design.widths[0]

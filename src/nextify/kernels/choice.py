@@ -56,7 +56,7 @@ MOST_BYTES_WHOLE, MOST_BYTES_WEIGHT = 1 << 23, 4 * 768 * 384
 More were not measured."""
 
 MOST_THREADS_WHOLE = 2
-"""On a CPU, whole blocks run in one call on so many threads. More were not measured."""
+"""On a CPU, whole blocks run in one call on up to so many threads. More were not measured."""
 
 LEAST_CHANNELS = 32
 """On a CPU, "auto" uses our convolution of patches from so many channels on."""
@@ -312,8 +312,8 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
 
 
 def may_be_whole(x: Tensor, mode: Mode) -> bool:
-    """Whether a block of ``x (N, H, W, C)`` may run in one call: where "auto" trains on one or two threads in float32,
-    on processors with AVX-512; others were not measured."""
+    """Whether a block of ``x (N, H, W, C)`` may run in one call: where "auto" trains on few threads in float32, on
+    processors with AVX-512; others were not measured."""
     if not AVX512 or seen_as_operators() or for_elsewhere() or mode != "auto" or x.device.type != "cpu" or x.ndim != 4:
         return False
     if not torch.is_grad_enabled() or torch.get_num_threads() > MOST_THREADS_WHOLE or type(x) not in PLAIN:

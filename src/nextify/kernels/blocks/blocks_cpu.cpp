@@ -776,6 +776,9 @@ struct Team {
     sums = reinterpret_cast<double*>(scratch<5>(4 * of_sums));
   }
 
+  // Where the next batch norm's sums go: others may still read the last one's.
+  double* after(const double* last) const { return last == sums ? sums + of_sums : sums; }
+
   template <class F>
   void attempt(F f) {
     if (failed) return;
@@ -837,7 +840,7 @@ int forward(const Layer* layers, int64_t count, Team& team) {
     for (const Layer* at = layers; at < layers + count; ++at) {
       const Share l(*at, thread, threads);
       if (l.kind == BATCH_NORM) {
-        sums = sums == team.sums ? team.sums + team.of_sums : team.sums;  // the others may still read the last ones
+        sums = team.after(sums);
         team.attempt([&] { batch_norm_moments(l, sums + thread * 3 * l.outputs); });
         meet(threads);
       }
@@ -860,7 +863,7 @@ int backward(const Layer* layers, int64_t count, Team& team) {
         if (l.bias_grad) l.bias_grad = own, own += l.outputs;
       }
       if (l.kind == BATCH_NORM) {
-        sums = sums == team.sums ? team.sums + team.of_sums : team.sums;
+        sums = team.after(sums);
         team.attempt([&] { batch_norm_grad_sums(l, sums + thread * 2 * l.outputs); });
         meet(threads);
       }
